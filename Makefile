@@ -1,0 +1,39 @@
+# The two commands that matter: `make up` and `make test`. Both set up .venv first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup up test lint types format bench e2e lock clean
+
+help: ## show this help
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## make .venv with the pinned dependencies
+	@scripts/setup
+
+up: setup ## run a three-node store on 127.0.0.1:8100 (ARGS="-f cluster.yaml ...")
+	@$(BIN)/dynamo local up $(ARGS)
+
+test: setup lint ## lint, types, layer contracts and all tests
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: setup ## reformat and mend what ruff can mend
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: setup ## compare with a three-node etcd on this machine (ARGS="--quick")
+	@$(BIN)/python -m bench $(ARGS)
+
+e2e: setup ## end-to-end tests on kind
+	@$(BIN)/pytest e2e $(ARGS)
+
+lock: setup ## resolve requirements.lock anew
+	@$(BIN)/pip install -q uv && $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-emit-package dynamo-store --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock pyproject.toml
+
+clean: ## remove .venv and caches (data folders stay)
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
