@@ -1,0 +1,285 @@
+"""Objects: a clock and its siblings, and the only ways they change.
+
+Owns put, merge, what a reader is shown, limits, and the byte form with its
+feature level. Replication always sends the whole resulting object, never a
+lone sibling, so a clock never claims a dot that was neither carried nor
+superseded.
+
+Byte form, level 1 (all integers big-endian)::
+
+    head  u8 level | u16 siblings | clock | per sibling: dot (24) u8 tombstone
+    body  per sibling: 16 write id | u64 written_ms | u16 type length |
+          u32 value length | content type | value
+
+The head is everything that two replicas have to compare: equal heads mean
+equal objects. Siblings are sorted by (dot, write id), so equal objects have
+equal bytes.
+"""
+
+from hashlib import blake2b
+from struct import Struct
+from typing import Final, NamedTuple
+
+from dynamo_core.errors import Corrupt
+from dynamo_core.versions import (
+    DOT_BYTES,
+    EMPTY,
+    Clock,
+    Dot,
+    clock_from_bytes,
+    clock_length,
+)
+
+FEATURE_LEVEL: Final = 1
+SIBLINGS_MAX: Final = 0xFFFF
+TYPE_BYTES_MAX: Final = 255
+LEAF_BYTES: Final = 16
+
+_START: Final = Struct(">BH")
+_CLOCK_AT: Final = _START.size
+_SIBLING: Final = Struct(">16sQB")
+_BODY: Final = Struct(">16sQHI")
+_SIBLING_BYTES: Final = DOT_BYTES + 1
+
+
+class Sibling(NamedTuple):
+    """One value (or tombstone, when `value` is None) with the dot of its write.
+
+    `written_ms` is wall time in milliseconds since the epoch: shown to people
+    and used by lastWriteWins at the coordinator, never to order versions.
+    """
+
+    dot: Dot
+    write_id: bytes
+    written_ms: int
+    content_type: str
+    value: bytes | None
+
+    @property
+    def is_tombstone(self) -> bool:
+        return self.value is None
+
+
+class Object(NamedTuple):
+    """All a replica knows of one key; siblings sorted by (dot, write id)."""
+
+    clock: Clock
+    siblings: tuple[Sibling, ...]
+
+
+ABSENT: Final = Object(EMPTY, ())
+"""What a replica holds of a key that it has no record of."""
+
+
+def put(held: Object, context: Clock, sibling: Sibling) -> Object:
+    """`held` after a write by someone who had seen `context` (P§4.4).
+
+    Siblings that the context covers go, the fresh one comes, the clock joins
+    the context. A sibling that is the same write as one that goes, tried at
+    another coordinator, has been seen by the author, so it goes too. Write ids
+    come from clients: only one with the same content is the same write.
+    """
+    seen = {_write(s) for s in held.siblings if context.covers(s.dot)}
+    kept = [s for s in held.siblings if _write(s) not in seen] if seen else [*held.siblings]
+    kept.append(sibling)
+    return Object(held.clock.join(context).with_dot(sibling.dot), _sorted(kept))
+
+
+def merge(a: Object, b: Object) -> Object:
+    """The least object that both descend to; commutative, associative, idempotent.
+
+    A sibling stays if the other object has its dot too, or if the other's
+    clock doesn't cover it. Different contents under one dot (a reused dot,
+    which must never happen) are all kept: a duplicate shows, a loss doesn't.
+    """
+    if a.siblings == b.siblings and a.clock == b.clock:
+        return a
+    dots_a = {s.dot for s in a.siblings}
+    dots_b = {s.dot for s in b.siblings}
+    covers_a, covers_b = a.clock.covers, b.clock.covers
+    kept = {s for s in a.siblings if s.dot in dots_b or not covers_b(s.dot)}
+    kept |= {s for s in b.siblings if s.dot in dots_a or not covers_a(s.dot)}
+    return Object(a.clock.join(b.clock), _sorted(kept))
+
+
+def shown(held: Object) -> tuple[Sibling, ...]:
+    """The siblings that a reader is shown: live ones, each write once.
+
+    A tombstone beside live siblings is never part of an answer. Of a write
+    that was tried at several coordinators the sibling with the largest dot is
+    shown; the context, being the object's clock, covers them all.
+    """
+    if len(held.siblings) == 1:
+        return held.siblings if held.siblings[0].value is not None else ()
+    by_write = {_write(s): s for s in held.siblings if s.value is not None}
+    return tuple(by_write.values())
+
+
+def last_written(held: Object) -> tuple[Sibling, ...]:
+    """What lastWriteWins shows: the sibling with the largest (wall time, dot), if it lives."""
+    if not held.siblings:
+        return ()
+    last = max(held.siblings, key=lambda s: (s.written_ms, s.dot))
+    return () if last.value is None else (last,)
+
+
+def _write(sibling: Sibling) -> tuple[bytes, str, bytes | None]:
+    """What makes two siblings the same write: its id and what it wrote."""
+    return sibling.write_id, sibling.content_type, sibling.value
+
+
+def _sorted(siblings: "set[Sibling] | list[Sibling]") -> tuple[Sibling, ...]:
+    if len(siblings) < 2:
+        return tuple(siblings)
+    # Under one dot and write id (which must never repeat) a tombstone still
+    # has to sort against a value, so None is replaced.
+    return tuple(
+        sorted(
+            siblings,
+            key=lambda s: (s.dot, s.write_id, s.written_ms, s.content_type, s.value or b""),
+        )
+    )
+
+
+def to_bytes(held: Object) -> bytes:
+    """Encode at feature level 1; raises Corrupt when a count doesn't fit its field."""
+    clock, siblings = held
+    if len(siblings) > SIBLINGS_MAX:
+        raise Corrupt(f"{len(siblings)} siblings don't fit the byte form ({SIBLINGS_MAX})")
+    parts = [_START.pack(FEATURE_LEVEL, len(siblings)), clock.to_bytes()]
+    bodies = []
+    for (actor, n), write_id, written_ms, content_type, value in siblings:
+        parts.append(_SIBLING.pack(actor, n, value is None))
+        kind = content_type.encode()
+        if value is None:
+            value = b""
+        bodies.append(_BODY.pack(write_id, written_ms, len(kind), len(value)))
+        bodies.append(kind)
+        bodies.append(value)
+    return b"".join(parts + bodies)
+
+
+def head_length(buffer: bytes, offset: int = 0) -> int:
+    """Bytes of the head of the encoded object at `offset`."""
+    if len(buffer) < offset + _CLOCK_AT:
+        raise Corrupt("an object ends before its counts")
+    level, siblings = _START.unpack_from(buffer, offset)
+    if level != FEATURE_LEVEL:
+        raise Corrupt(
+            f"an object has feature level {level}, but this version reads {FEATURE_LEVEL}"
+        )
+    length = _CLOCK_AT + clock_length(buffer, offset + _CLOCK_AT) + siblings * _SIBLING_BYTES
+    if len(buffer) < offset + length:
+        raise Corrupt(f"an object's head of {length} bytes has only {len(buffer) - offset}")
+    return int(length)
+
+
+def head_of(buffer: bytes) -> bytes:
+    """The head of an encoded object."""
+    return buffer[: head_length(buffer)]
+
+
+def clock_bytes_of(head: bytes) -> bytes:
+    """The encoded clock inside an encoded object or head."""
+    return head[_CLOCK_AT : _CLOCK_AT + clock_length(head, _CLOCK_AT)]
+
+
+def clock_of(head: bytes) -> Clock:
+    """The clock of an encoded object or head."""
+    return clock_from_bytes(head, _CLOCK_AT)
+
+
+def has_value(head: bytes) -> bool:
+    """Whether an encoded object or head has a live sibling."""
+    count = _START.unpack_from(head)[1]
+    at = _CLOCK_AT + clock_length(head, _CLOCK_AT) + DOT_BYTES
+    return any(head[at + i * _SIBLING_BYTES] == 0 for i in range(count))
+
+
+def from_bytes(buffer: bytes) -> Object:
+    """Decode a whole object; raises Corrupt for anything but exactly one."""
+    at = head_length(buffer)
+    count = _START.unpack_from(buffer)[1]
+    clock = clock_from_bytes(buffer, _CLOCK_AT)
+    dots_at = at - count * _SIBLING_BYTES
+    end = len(buffer)
+    siblings = []
+    for _ in range(count):
+        actor, n, tombstone = _SIBLING.unpack_from(buffer, dots_at)
+        dots_at += _SIBLING_BYTES
+        if end < at + _BODY.size:
+            raise Corrupt("an object's sibling ends early")
+        write_id, written_ms, kind_length, value_length = _BODY.unpack_from(buffer, at)
+        at += _BODY.size
+        if end < at + kind_length + value_length:
+            raise Corrupt("an object's value ends early")
+        try:
+            kind = buffer[at : at + kind_length].decode()
+        except UnicodeDecodeError as error:
+            raise Corrupt("a sibling's content type is not UTF-8") from error
+        at += kind_length
+        value = None if tombstone else buffer[at : at + value_length]
+        at += value_length
+        siblings.append(Sibling((actor, n), write_id, written_ms, kind, value))
+    if at != end:
+        raise Corrupt(f"an object is followed by {end - at} bytes that don't belong to it")
+    return Object(clock, tuple(siblings))
+
+
+def merge_bytes(held: bytes | None, incoming: bytes) -> bytes:
+    """Merge two encoded objects, decoding values only where neither replaces the other.
+
+    The most common cases, a first write and a write that descends what is
+    held, give `incoming` itself, so `result is incoming` and `result is held`
+    tell the caller what happened.
+    """
+    if held is None:
+        head_length(incoming)
+        return incoming
+    if held == incoming:
+        return held
+    head_held, head_incoming = head_of(held), head_of(incoming)
+    if head_held == head_incoming:
+        if from_bytes(held) == from_bytes(incoming):
+            return held
+    else:
+        mine, theirs = clock_of(head_held), clock_of(head_incoming)
+        if replaces(head_incoming, theirs, head_held, mine):
+            return incoming
+        if replaces(head_held, mine, head_incoming, theirs):
+            return held
+    return to_bytes(merge(from_bytes(held), from_bytes(incoming)))
+
+
+def replaces(head_a: bytes, clock_a: Clock, head_b: bytes, clock_b: Clock) -> bool:
+    """Whether merging object b into object a would give a unchanged.
+
+    True when a's clock descends b's and every sibling of a is in b too or not
+    covered by b. A reused dot makes heads equal or their dots meet with other
+    contents, so dots that both carry never take this short cut.
+    """
+    if not clock_a.descends(clock_b):
+        return False
+    dots_b = set(_head_dots(head_b))
+    for dot in _head_dots(head_a):
+        if dot in dots_b or clock_b.covers(dot):
+            return False
+    return True
+
+
+def _head_dots(head: bytes) -> list[Dot]:
+    count = _START.unpack_from(head)[1]
+    at = _CLOCK_AT + clock_length(head, _CLOCK_AT)
+    return [
+        _SIBLING.unpack_from(head, at + i * _SIBLING_BYTES)[:2]  # type: ignore[misc]
+        for i in range(count)
+    ]
+
+
+def leaf(key: bytes, head: bytes) -> bytes:
+    """The hash-tree leaf of a key: its clock and sorted (dot, is tombstone), 16 bytes.
+
+    "Same" and "equal" everywhere mean equal leaves (P§4.7). The level byte is
+    part of the head: trees are compared at the ring's feature level.
+    """
+    return blake2b(len(key).to_bytes(2, "big") + key + head, digest_size=LEAF_BYTES).digest()
