@@ -1,0 +1,354 @@
+"""The client: get, put, delete and update against any node, with failover.
+
+Owns deadlines, the choice of the next node after a failure, write ids, and the
+task that keeps the view of the cluster fresh (P§6.4: from a node at start,
+every ten seconds, and at once when a node fails). Forbidden here: HTTP
+(`http_transport`) and what is known of nodes (`routing`).
+"""
+
+import asyncio
+import inspect
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from dynamo_client.errors import (
+    DynamoClientError,
+    TooManySiblings,
+    Unavailable,
+    UnexpectedAnswer,
+    Unreachable,
+)
+from dynamo_client.items import (
+    OCTET_STREAM,
+    DeleteResult,
+    Item,
+    PutResult,
+    key_bytes,
+    value_bytes,
+)
+from dynamo_client.routing import Nodes
+from dynamo_client.transport import DeleteCall, GetCall, PutCall, Transport
+
+TIMEOUT_MS: Final = 5_000
+REFRESH_SECONDS: Final = 10.0
+# When nodes fail one after the other, the view is fetched at most this often.
+_REFRESH_SECONDS_MIN: Final = 1.0
+_TRIES_MAX: Final = 4
+_PROBE_TIMEOUT_MS: Final = 1_000
+_UPDATE_PAUSE_SECONDS_MAX: Final = 1.0
+
+T = TypeVar("T")
+Merge = Callable[[list[bytes]], bytes | Awaitable[bytes]]
+
+
+class DynamoClient:
+    """An asynchronous client of one cluster; use it as `async with DynamoClient(url) as kv`.
+
+    `urls`: any node's URL, or several. `timeout_ms` bounds a whole call, with
+    all its tries at other nodes. `r` and `w` are defaults for every call (None:
+    the cluster's own). With `discover=False` only the given nodes are used.
+    Every method raises the exceptions of `dynamo_client.errors`.
+    """
+
+    def __init__(
+        self,
+        urls: str | Iterable[str],
+        *,
+        timeout_ms: int = TIMEOUT_MS,
+        r: int | None = None,
+        w: int | None = None,
+        discover: bool = True,
+        transport: Callable[[], Transport] | None = None,
+    ) -> None:
+        if timeout_ms < 1:
+            raise ValueError(f"timeout_ms is {timeout_ms}; it has to be at least 1")
+        self._nodes = Nodes([urls] if isinstance(urls, str) else urls)
+        self._timeout_ms = timeout_ms
+        self._r = r
+        self._w = w
+        self._discover = discover
+        self._make_transport = transport
+        self._transport: Transport | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._stale = asyncio.Event()
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        await self._started()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop watching the cluster and close the connections."""
+        self._closed = True
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            await transport.close()
+
+    async def get(
+        self,
+        key: bytes | str,
+        *,
+        r: int | None = None,
+        timeout_ms: int | None = None,
+        context: str | None = None,
+    ) -> Item:
+        """All values of `key` and their context (P§4.1); an absent key is an item without values.
+
+        `context`: a floor, the answer covers it or NotYet is raised (read your writes).
+        """
+        call = GetCall(key_bytes(key), r or self._r, context)
+        return await self._carry_out(lambda by, node, ms: by.get(node, call, ms), timeout_ms)
+
+    async def put(
+        self,
+        key: bytes | str,
+        value: bytes,
+        *,
+        context: str | None = None,
+        content_type: str = OCTET_STREAM,
+        w: int | None = None,
+        timeout_ms: int | None = None,
+        write_id: str | None = None,
+    ) -> PutResult:
+        """Write `value` in the place of everything that `context` covers.
+
+        Without a context it becomes a sibling of what exists. After Unavailable
+        or Unreachable with `maybe_done` the write may exist: repeat it with the
+        same `write_id` (32 hex digits) and it shows once.
+        """
+        call = PutCall(
+            key_bytes(key),
+            value_bytes(value),
+            write_id or new_write_id(),
+            context,
+            content_type,
+            w or self._w,
+        )
+        return await self._carry_out(lambda by, node, ms: by.put(node, call, ms), timeout_ms)
+
+    async def delete(
+        self,
+        key: bytes | str,
+        *,
+        context: str | None = None,
+        r: int | None = None,
+        w: int | None = None,
+        timeout_ms: int | None = None,
+        write_id: str | None = None,
+    ) -> DeleteResult:
+        """Delete what `context` covers; without one, what the node reads with `r` replicas."""
+        call = DeleteCall(
+            key_bytes(key), write_id or new_write_id(), context, r or self._r, w or self._w
+        )
+        return await self._carry_out(lambda by, node, ms: by.delete(node, call, ms), timeout_ms)
+
+    async def update(
+        self,
+        key: bytes | str,
+        merge: Merge,
+        *,
+        attempts: int = 10,
+        context: str | None = None,
+        content_type: str = OCTET_STREAM,
+        r: int | None = None,
+        w: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> PutResult:
+        """Read, merge the siblings, write with the read's context; try again what may succeed.
+
+        `merge` gets the list of values (empty for an absent key) and returns the
+        new one; it may be a coroutine function and is called again after a fresh
+        read. A write whose outcome is unknown is repeated as it is, with its
+        write id, so that `merge` is never applied to its own result by accident.
+        `attempts` bounds reads and writes together. `context`: floor of the read.
+        """
+        if attempts < 1:
+            raise ValueError(f"attempts is {attempts}; it has to be at least 1")
+        pending: tuple[bytes, str | None, str] | None = None
+        for attempt in range(1, attempts + 1):
+            try:
+                if pending is None:
+                    item = await self.get(key, r=r, timeout_ms=timeout_ms, context=context)
+                    merged = merge(item.values)
+                    value = await merged if inspect.isawaitable(merged) else merged
+                    pending = (value_bytes(value), item.context, new_write_id())
+                value, seen, write_id = pending
+                return await self.put(
+                    key,
+                    value,
+                    context=seen,
+                    content_type=content_type,
+                    w=w,
+                    timeout_ms=timeout_ms,
+                    write_id=write_id,
+                )
+            except TooManySiblings:
+                pending = None
+                if attempt == attempts:
+                    raise
+            except (Unavailable, Unreachable):
+                if attempt == attempts:
+                    raise
+            await asyncio.sleep(_pause_seconds(attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def cluster(self, *, timeout_ms: int | None = None) -> dict[str, Any]:
+        """The cluster as one node sees it: `name`, `ring`, `nodes`, `transfers`."""
+        view = await self._carry_out(lambda by, node, ms: by.cluster(node, ms), timeout_ms)
+        self._learn(view)
+        return view
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The URLs of the nodes that take this client's requests now."""
+        return self._nodes.proven
+
+    async def _carry_out(
+        self,
+        one_try: Callable[[Transport, str, int], Awaitable[T]],
+        timeout_ms: int | None,
+    ) -> T:
+        """Try nodes in turn until one does it, the deadline is near, or all were tried."""
+        transport = await self._started()
+        now = asyncio.get_running_loop().time
+        deadline = now() + (timeout_ms or self._timeout_ms) / 1000
+        failures: list[DynamoClientError] = []
+        tried: set[str] = set()
+        while len(tried) < _TRIES_MAX:
+            left = [node for node in self._nodes.order() if node not in tried]
+            remaining_ms = int((deadline - now()) * 1000)
+            if not left or (tried and remaining_ms < 1):
+                break
+            node = left[0]
+            tried.add(node)
+            # A node that hangs must leave time for another one.
+            is_last = len(left) == 1 or len(tried) == _TRIES_MAX
+            try:
+                done = await one_try(
+                    transport, node, max(1, remaining_ms if is_last else remaining_ms // 2)
+                )
+            except (Unreachable, Unavailable, UnexpectedAnswer) as error:
+                failures.append(error)
+                if isinstance(error, Unreachable):
+                    self._nodes.failed(node, now())
+                    self._stale.set()
+                elif isinstance(error, UnexpectedAnswer) and (error.status or 0) < 500:
+                    raise
+            except DynamoClientError as error:
+                error.maybe_done |= any(failure.maybe_done for failure in failures)
+                raise
+            else:
+                self._nodes.succeeded(node)
+                return done
+        raise _worst(failures)
+
+    async def _started(self) -> Transport:
+        if self._transport is not None:
+            return self._transport
+        if self._closed:
+            raise RuntimeError("this DynamoClient is closed")
+        if self._make_transport is not None:
+            self._transport = self._make_transport()
+        else:
+            from dynamo_client.http_transport import HttpTransport
+
+            self._transport = HttpTransport()
+        transport = self._transport
+        if self._discover:
+            await self._refresh(transport)
+            await self._probe(transport)
+            self._watcher = asyncio.create_task(self._watch(transport))
+        return transport
+
+    async def _watch(self, transport: Transport) -> None:
+        now = asyncio.get_running_loop().time
+        refreshed = now()
+        while True:
+            due = refreshed + REFRESH_SECONDS
+            if self._stale.is_set():
+                due = refreshed + _REFRESH_SECONDS_MIN
+            wakes = min(due, self._nodes.next_probe() or due)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(wakes):
+                    if self._stale.is_set():
+                        await asyncio.sleep(max(0.0, wakes - now()))
+                    else:
+                        await self._stale.wait()
+            if now() >= due:
+                self._stale.clear()
+                await self._refresh(transport)
+                refreshed = now()
+            await self._probe(transport)
+
+    async def _refresh(self, transport: Transport) -> None:
+        for node in self._nodes.order()[:_TRIES_MAX]:
+            try:
+                self._learn(await transport.cluster(node, _PROBE_TIMEOUT_MS))
+            except Unreachable:
+                self._nodes.failed(node, asyncio.get_running_loop().time())
+            except DynamoClientError:
+                continue  # no view from this one; requests will tell whether it serves
+            else:
+                self._nodes.succeeded(node)
+                return
+
+    async def _probe(self, transport: Transport) -> None:
+        due = self._nodes.due(asyncio.get_running_loop().time())
+        answers = await asyncio.gather(*(transport.ready(node, _PROBE_TIMEOUT_MS) for node in due))
+        for node, is_ready in zip(due, answers, strict=True):
+            if is_ready:
+                self._nodes.succeeded(node)
+            else:
+                self._nodes.failed(node, asyncio.get_running_loop().time())
+
+    def _learn(self, view: dict[str, Any]) -> None:
+        named = view.get("nodes")
+        if not self._discover or not isinstance(named, list):
+            return
+        entries = [entry for entry in named if isinstance(entry, dict) and entry.get("http")]
+        with suppress(DynamoClientError):
+            self._nodes.learn(
+                [(str(entry["http"]), str(entry.get("state", ""))) for entry in entries],
+                asyncio.get_running_loop().time(),
+            )
+
+
+def new_write_id() -> str:
+    """A name for one write: 32 random hex digits."""
+    return secrets.token_hex(16)
+
+
+def _pause_seconds(attempt: int) -> float:
+    longest = min(_UPDATE_PAUSE_SECONDS_MAX, 0.02 * 2**attempt)
+    return random.uniform(longest / 2, longest)  # noqa: S311 (spreads writers, hides nothing)
+
+
+def _worst(failures: list[DynamoClientError]) -> DynamoClientError:
+    """What to raise when no node did it: a node's own words count more than silence."""
+    maybe_done = any(failure.maybe_done for failure in failures)
+    spoken = [failure for failure in failures if not isinstance(failure, Unreachable)]
+    if spoken:
+        spoken[-1].maybe_done = maybe_done
+        return spoken[-1]
+    said = "; ".join(failure.detail for failure in failures)
+    what = said if len(failures) == 1 else f"none of {len(failures)} nodes answered: {said}"
+    if maybe_done:
+        what += " (the write may have been carried out nevertheless)"
+    return Unreachable(what, kind=failures[-1].kind if failures else "", maybe_done=maybe_done)
