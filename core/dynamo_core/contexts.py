@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from hmac import compare_digest
 from struct import Struct
-from struct import error as StructError
+from struct import error as struct_error
 from typing import Final, NamedTuple
 
 from dynamo_core.errors import CallerError, Corrupt
@@ -90,7 +90,7 @@ class Keyring:
             if _HEADER.size + clock_length(body, _HEADER.size) != len(body):
                 raise CallerError(_BAD)
             return Context(clock_from_bytes(body, _HEADER.size), reap_round, fastest)
-        except (UnicodeEncodeError, Base64Error, ValueError, StructError, Corrupt) as error:
+        except (UnicodeEncodeError, Base64Error, ValueError, struct_error, Corrupt) as error:
             raise CallerError(_BAD) from error
 
 

@@ -270,10 +270,7 @@ def replaces(head_a: bytes, clock_a: Clock, head_b: bytes, clock_b: Clock) -> bo
 def _head_dots(head: bytes) -> list[Dot]:
     count = _START.unpack_from(head)[1]
     at = _CLOCK_AT + clock_length(head, _CLOCK_AT)
-    return [
-        _SIBLING.unpack_from(head, at + i * _SIBLING_BYTES)[:2]  # type: ignore[misc]
-        for i in range(count)
-    ]
+    return [_SIBLING.unpack_from(head, at + i * _SIBLING_BYTES)[:2] for i in range(count)]
 
 
 def leaf(key: bytes, head: bytes) -> bytes:
