@@ -1,0 +1,139 @@
+"""Tokens round the ring: how good an arrangement is, and how swaps make it better.
+
+Owns `Layout`, the working state of placement: who owns each place, and what it costs that
+equal nodes or equal zones lie too close. Nodes are dense indexes 0.. here, not numbers.
+Forbidden here: targets; every change keeps the number of tokens that each node owns.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+OPEN: Final = -1  # a place without an owner yet
+EVALUATIONS_MAX: Final = 1_000_000  # bounds one repair to a few seconds on a slow core
+
+
+class Layout:
+    """Owners of Q places, with the costs of closeness.
+
+    `gap`: places p .. p+gap-1 should have distinct nodes. `zone_gap`: the same for zones.
+    `was`: the owners before (OPEN where they left), against which moves are counted.
+    """
+
+    def __init__(
+        self, owners: list[int], zone_of: Sequence[int], gap: int, zone_gap: int, was: list[int]
+    ) -> None:
+        self.owners = owners
+        self.was = was
+        self.mask = len(owners) - 1  # Q is a power of two
+        self._zone_of = [*zone_of, -1]  # the last is the zone of OPEN
+        self._gap = gap
+        near = [k for k in range(-(gap - 1), gap) if k]
+        self._near = [(k, abs(k) < zone_gap) for k in near]
+        # One pair of equal nodes outweighs whatever a swap can change about zones.
+        self.node_weight = 8 * gap
+
+    def cost(self, place: int, node: int) -> int:
+        """What it costs in closeness to have `node` at `place`, all else as it is."""
+        owners, zone_of, mask = self.owners, self._zone_of, self.mask
+        zone = zone_of[node]
+        cost = 0
+        for k, zones_too in self._near:
+            other = owners[(place + k) & mask]
+            if other == node:
+                cost += self.node_weight
+            elif zones_too and zone_of[other] == zone:
+                cost += 1
+        return cost
+
+    def conflicts(self) -> list[int]:
+        """The places whose owner has an equal too near."""
+        return [p for p, node in enumerate(self.owners) if node != OPEN and self.cost(p, node)]
+
+    def total(self) -> int:
+        """The cost of the whole layout (each close pair counts twice)."""
+        return sum(self.cost(p, node) for p, node in enumerate(self.owners))
+
+    def moves_added(self, p: int, q: int) -> int:
+        """How many more tokens would have moved if p and q swapped owners (-2..2)."""
+        at_p, at_q, was_p, was_q = self.owners[p], self.owners[q], self.was[p], self.was[q]
+        return (at_q != was_p) + (at_p != was_q) - (at_p != was_p) - (at_q != was_q)
+
+    def swap(self, p: int, q: int) -> None:
+        owners = self.owners
+        owners[p], owners[q] = owners[q], owners[p]
+
+    def swap_cost(self, p: int, q: int) -> int:
+        """By how much swapping p and q would change the cost."""
+        owners = self.owners
+        before = self.cost(p, owners[p]) + self.cost(q, owners[q])
+        self.swap(p, q)
+        after = self.cost(p, owners[p]) + self.cost(q, owners[q])
+        self.swap(p, q)
+        return after - before
+
+    def near(self, p: int, q: int) -> bool:
+        return min((p - q) & self.mask, (q - p) & self.mask) < self._gap
+
+
+def scattered(count: int, seed: int) -> Iterator[int]:
+    """All of 0..count-1 (count a power of two) once, in a scattered order set by `seed`."""
+    stride = (seed * 0x9E3779B1 >> 3) % count | 1
+    place = seed * 0x85EBCA6B % count
+    for _ in range(count):
+        yield place
+        place = (place + stride) % count
+
+
+def repair(layout: Layout, moves_extra_max: int) -> int:
+    """Swap owners until no swap brings an improvement; first without any further move.
+
+    At most `moves_extra_max` tokens move beyond those that had moved; returns how many did.
+    """
+    extra = 0
+    evaluations = 0
+    for moves_each_max in (0, 1, 2):
+        improved = True
+        while improved and evaluations < EVALUATIONS_MAX:
+            improved = False
+            for p in layout.conflicts():
+                allowed = min(moves_each_max, moves_extra_max - extra)
+                q, seen = _best_swap(layout, p, allowed)
+                evaluations += seen
+                if q is not None:
+                    extra += layout.moves_added(p, q)
+                    layout.swap(p, q)
+                    improved = True
+                if evaluations >= EVALUATIONS_MAX:
+                    break
+        if extra >= moves_extra_max:
+            break
+    return extra
+
+
+def _best_swap(layout: Layout, p: int, moves_max: int) -> tuple[int | None, int]:
+    """The place to swap p with, if any helps, and how many places were looked at."""
+    owners = layout.owners
+    node = owners[p]
+    cost_here = layout.cost(p, node)
+    if not cost_here:
+        return None, 0
+    cost_of: dict[int, int] = {}  # what another node would cost at p, if it comes from afar
+    best: tuple[int, int] | None = None
+    best_place: int | None = None
+    seen = 0
+    for q in scattered(len(owners), p + 1):
+        seen += 1
+        other = owners[q]
+        if other == node or layout.moves_added(p, q) > moves_max:
+            continue
+        if not layout.near(p, q):
+            if other not in cost_of:
+                cost_of[other] = layout.cost(p, other)
+            if cost_of[other] >= cost_here:
+                continue
+        change = layout.swap_cost(p, q)
+        if change < 0 and (best is None or (change, layout.moves_added(p, q)) < best):
+            best, best_place = (change, layout.moves_added(p, q)), q
+            if change <= -cost_here:
+                break  # p is at peace, at no cost to q
+    return best_place, seen
