@@ -1,9 +1,8 @@
 """The client: get, put, delete and update against any node, with failover.
 
-Owns deadlines, the choice of the next node after a failure, write ids, and the
-task that keeps the view of the cluster fresh (P§6.4: from a node at start,
-every ten seconds, and at once when a node fails). Forbidden here: HTTP
-(`http_transport`) and what is known of nodes (`routing`).
+Owns deadlines, the tries at other nodes after a failure, and write ids.
+Forbidden here: HTTP (`http_transport`), what is known of nodes (`routing`) and
+how that is kept fresh (`discovery`).
 """
 
 import asyncio
@@ -11,10 +10,10 @@ import inspect
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from dynamo_client.discovery import Discovery
 from dynamo_client.errors import (
     DynamoClientError,
     TooManySiblings,
@@ -34,11 +33,7 @@ from dynamo_client.routing import Nodes
 from dynamo_client.transport import DeleteCall, GetCall, PutCall, Transport
 
 TIMEOUT_MS: Final = 5_000
-REFRESH_SECONDS: Final = 10.0
-# When nodes fail one after the other, the view is fetched at most this often.
-_REFRESH_SECONDS_MIN: Final = 1.0
 _TRIES_MAX: Final = 4
-_PROBE_TIMEOUT_MS: Final = 1_000
 _UPDATE_PAUSE_SECONDS_MAX: Final = 1.0
 
 T = TypeVar("T")
@@ -73,8 +68,7 @@ class DynamoClient:
         self._discover = discover
         self._make_transport = transport
         self._transport: Transport | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._stale = asyncio.Event()
+        self._discovery: Discovery | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -92,11 +86,9 @@ class DynamoClient:
     async def close(self) -> None:
         """Stop watching the cluster and close the connections."""
         self._closed = True
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await watcher
+        discovery, self._discovery = self._discovery, None
+        if discovery is not None:
+            await discovery.stop()
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.close()
@@ -113,7 +105,7 @@ class DynamoClient:
 
         `context`: a floor, the answer covers it or NotYet is raised (read your writes).
         """
-        call = GetCall(key_bytes(key), r or self._r, context)
+        call = GetCall(key_bytes(key), self._r if r is None else r, context)
         return await self._carry_out(lambda by, node, ms: by.get(node, call, ms), timeout_ms)
 
     async def put(
@@ -139,7 +131,7 @@ class DynamoClient:
             write_id or new_write_id(),
             context,
             content_type,
-            w or self._w,
+            self._w if w is None else w,
         )
         return await self._carry_out(lambda by, node, ms: by.put(node, call, ms), timeout_ms)
 
@@ -155,7 +147,11 @@ class DynamoClient:
     ) -> DeleteResult:
         """Delete what `context` covers; without one, what the node reads with `r` replicas."""
         call = DeleteCall(
-            key_bytes(key), write_id or new_write_id(), context, r or self._r, w or self._w
+            key_bytes(key),
+            write_id or new_write_id(),
+            context,
+            self._r if r is None else r,
+            self._w if w is None else w,
         )
         return await self._carry_out(lambda by, node, ms: by.delete(node, call, ms), timeout_ms)
 
@@ -212,7 +208,8 @@ class DynamoClient:
     async def cluster(self, *, timeout_ms: int | None = None) -> dict[str, Any]:
         """The cluster as one node sees it: `name`, `ring`, `nodes`, `transfers`."""
         view = await self._carry_out(lambda by, node, ms: by.cluster(node, ms), timeout_ms)
-        self._learn(view)
+        if self._discovery is not None:
+            self._discovery.learn(view)
         return view
 
     @property
@@ -248,7 +245,8 @@ class DynamoClient:
                 failures.append(error)
                 if isinstance(error, Unreachable):
                     self._nodes.failed(node, now())
-                    self._stale.set()
+                    if self._discovery is not None:
+                        self._discovery.suspect()
                 elif isinstance(error, UnexpectedAnswer) and (error.status or 0) < 500:
                     raise
             except DynamoClientError as error:
@@ -272,62 +270,9 @@ class DynamoClient:
             self._transport = HttpTransport()
         transport = self._transport
         if self._discover:
-            await self._refresh(transport)
-            await self._probe(transport)
-            self._watcher = asyncio.create_task(self._watch(transport))
+            self._discovery = Discovery(self._nodes, transport)
+            await self._discovery.start()
         return transport
-
-    async def _watch(self, transport: Transport) -> None:
-        now = asyncio.get_running_loop().time
-        refreshed = now()
-        while True:
-            due = refreshed + REFRESH_SECONDS
-            if self._stale.is_set():
-                due = refreshed + _REFRESH_SECONDS_MIN
-            wakes = min(due, self._nodes.next_probe() or due)
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(wakes):
-                    if self._stale.is_set():
-                        await asyncio.sleep(max(0.0, wakes - now()))
-                    else:
-                        await self._stale.wait()
-            if now() >= due:
-                self._stale.clear()
-                await self._refresh(transport)
-                refreshed = now()
-            await self._probe(transport)
-
-    async def _refresh(self, transport: Transport) -> None:
-        for node in self._nodes.order()[:_TRIES_MAX]:
-            try:
-                self._learn(await transport.cluster(node, _PROBE_TIMEOUT_MS))
-            except Unreachable:
-                self._nodes.failed(node, asyncio.get_running_loop().time())
-            except DynamoClientError:
-                continue  # no view from this one; requests will tell whether it serves
-            else:
-                self._nodes.succeeded(node)
-                return
-
-    async def _probe(self, transport: Transport) -> None:
-        due = self._nodes.due(asyncio.get_running_loop().time())
-        answers = await asyncio.gather(*(transport.ready(node, _PROBE_TIMEOUT_MS) for node in due))
-        for node, is_ready in zip(due, answers, strict=True):
-            if is_ready:
-                self._nodes.succeeded(node)
-            else:
-                self._nodes.failed(node, asyncio.get_running_loop().time())
-
-    def _learn(self, view: dict[str, Any]) -> None:
-        named = view.get("nodes")
-        if not self._discover or not isinstance(named, list):
-            return
-        entries = [entry for entry in named if isinstance(entry, dict) and entry.get("http")]
-        with suppress(DynamoClientError):
-            self._nodes.learn(
-                [(str(entry["http"]), str(entry.get("state", ""))) for entry in entries],
-                asyncio.get_running_loop().time(),
-            )
 
 
 def new_write_id() -> str:
@@ -348,7 +293,8 @@ def _worst(failures: list[DynamoClientError]) -> DynamoClientError:
         spoken[-1].maybe_done = maybe_done
         return spoken[-1]
     said = "; ".join(failure.detail for failure in failures)
-    what = said if len(failures) == 1 else f"none of {len(failures)} nodes answered: {said}"
+    count = "the node" if len(failures) == 1 else f"none of {len(failures)} nodes"
+    what = f"{count} {'did not answer' if len(failures) == 1 else 'answered'}: {said}"
     if maybe_done:
         what += " (the write may have been carried out nevertheless)"
     return Unreachable(what, kind=failures[-1].kind if failures else "", maybe_done=maybe_done)

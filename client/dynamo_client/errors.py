@@ -59,23 +59,23 @@ class DynamoClientError(DynamoError):
         self.maybe_done = maybe_done
 
 
-class BadRequest(DynamoClientError):  # noqa: N818 (names are the contract's words)
+class BadRequest(DynamoClientError):
     """The key, the quorum, the context or the value's form is wrong; nothing was written."""
 
 
-class Denied(DynamoClientError):  # noqa: N818
+class Denied(DynamoClientError):
     """The node doesn't know this client (401) or doesn't allow it (403)."""
 
 
-class TooManySiblings(DynamoClientError):  # noqa: N818
+class TooManySiblings(DynamoClientError):
     """The key holds as many siblings as allowed: read, merge, write with the read's context."""
 
 
-class TooLarge(DynamoClientError):  # noqa: N818
+class TooLarge(DynamoClientError):
     """The key, the value or the object with all its siblings is over the cluster's limit."""
 
 
-class Unavailable(DynamoClientError):  # noqa: N818
+class Unavailable(DynamoClientError):
     """Too few replicas answered in time; a write may or may not exist afterwards."""
 
     @property
@@ -102,15 +102,15 @@ class Overloaded(Unavailable):
         return _integer(self.fields.get("retry_after"))
 
 
-class Unreachable(DynamoClientError):  # noqa: N818
+class Unreachable(DynamoClientError):
     """No node answered; `detail` names each one tried and why."""
 
 
-class UnexpectedAnswer(DynamoClientError):  # noqa: N818
+class UnexpectedAnswer(DynamoClientError):
     """The answer isn't one of the contract's: another server, another version, or a bug."""
 
 
-class NoSingleValue(DynamoError):  # noqa: N818
+class NoSingleValue(DynamoError):
     """`item.value` needs exactly one value."""
 
     def __init__(self, detail: str, item: "Item") -> None:

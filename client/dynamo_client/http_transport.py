@@ -5,6 +5,7 @@ aiohttp's errors into ours. Forbidden here: retries and the choice of node.
 """
 
 import json
+import os
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
@@ -267,7 +268,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return "no connection in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or str(error.os_error)).lower()
+        number = error.os_error.errno
+        return os.strerror(number).lower() if number else str(error.os_error)
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection was closed without an answer"
     return str(error) or type(error).__name__

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class DynamoClient:
-    """A blocking client; use it as `with DynamoClient(url) as kv`. Arguments as of the async one."""
+    """A blocking client, used as `with DynamoClient(url) as kv`. Arguments as there."""
 
     def __init__(
         self,
