@@ -55,6 +55,13 @@ class Minter:
     next_birth: int = 1
     lease_end: int = 1
 
+    def __post_init__(self) -> None:
+        # Packed into an actor another length would be cut or padded in silence.
+        if len(self.incarnation) != INCARNATION_BYTES:
+            raise DynamoError(
+                f"an incarnation has {len(self.incarnation)} bytes, {INCARNATION_BYTES} are needed"
+            )
+
     def next_dot(self, mark: Dot | None) -> Dot:
         """The dot of a new write to a record whose mark is `mark`.
 

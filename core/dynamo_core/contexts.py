@@ -12,7 +12,7 @@ u32 fastest node | clock | 16 bytes keyed BLAKE2b over all that and the key.
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from hmac import compare_digest
 from struct import Struct
@@ -45,7 +45,7 @@ class Keyring:
     """The cluster's keys by id: the first one signs, every one verifies (rotation)."""
 
     signing_id: int
-    secrets: Mapping[int, bytes]
+    secrets: Mapping[int, bytes] = field(repr=False)
 
     def __post_init__(self) -> None:
         if self.signing_id not in self.secrets:

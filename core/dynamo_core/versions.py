@@ -12,6 +12,7 @@ didn't see: that is what a node-wide counter in a plain vector gets wrong.
 
 from collections.abc import Iterable, Mapping
 from struct import Struct
+from struct import error as StructError
 from typing import Final, TypeAlias
 
 from dynamo_core.errors import Corrupt
@@ -88,9 +89,12 @@ class Clock:
             )
         pack = _ENTRY.pack
         parts = [_COUNTS.pack(len(vector), len(dots))]
-        parts += [pack(actor, n) for actor, n in sorted(vector.items())]
-        if dots:
-            parts += [pack(actor, n) for actor, n in sorted(dots)]
+        try:
+            parts += [pack(actor, n) for actor, n in sorted(vector.items())]
+            if dots:
+                parts += [pack(actor, n) for actor, n in sorted(dots)]
+        except StructError as error:
+            raise Corrupt(f"a counter of {self} doesn't fit 64 bits") from error
         return b"".join(parts)
 
     def __eq__(self, other: object) -> bool:
@@ -151,30 +155,43 @@ def clock_from_bytes(buffer: bytes, offset: int = 0) -> Clock:
             raise Corrupt("a clock names counter 0, but counters start at 1")
         return Clock({actor: n})
     vector: dict[bytes, int] = {}
+    last = b""
     for _ in range(entries):
         actor, n = unpack(buffer, offset)
+        if actor <= last or n == 0:
+            raise Corrupt(_NOT_CANONICAL)
         vector[actor] = n
+        last = actor
         offset += DOT_BYTES
-    dots = []
-    for _ in range(singles):
-        dots.append(unpack(buffer, offset))
-        offset += DOT_BYTES
+    if not singles:
+        return Clock(vector)
+    dots = [unpack(buffer, offset + i * DOT_BYTES) for i in range(singles)]
     clock = Clock(vector, dots)
-    if len(clock.vector) != entries or len(clock.dots) != singles or 0 in vector.values():
-        raise Corrupt("a clock is not in canonical form: an entry is repeated, covered or zero")
+    if len(clock.dots) != singles or dots != sorted(dots):
+        raise Corrupt(_NOT_CANONICAL)
     return clock
 
 
+_NOT_CANONICAL: Final = (
+    "a clock is not in canonical form: an entry is out of order, repeated, covered or zero"
+)
+
+
 def dot_to_bytes(dot: Dot) -> bytes:
-    """24 bytes: actor, u64 counter."""
-    return _ENTRY.pack(*dot)
+    """24 bytes: actor, u64 counter; raises Corrupt when the counter doesn't fit."""
+    try:
+        return _ENTRY.pack(*dot)
+    except StructError as error:
+        raise Corrupt(f"the counter of {dot_text(dot)} doesn't fit 64 bits") from error
 
 
 def dot_from_bytes(buffer: bytes, offset: int = 0) -> Dot:
-    """Decode 24 bytes at `offset`; raises Corrupt when they aren't there."""
+    """Decode 24 bytes at `offset`; raises Corrupt when they aren't there or no dot."""
     if len(buffer) < offset + DOT_BYTES:
         raise Corrupt("a dot ends early")
     actor, n = _ENTRY.unpack_from(buffer, offset)
+    if n == 0:
+        raise Corrupt("a dot has counter 0, but counters start at 1")
     return actor, n
 
 

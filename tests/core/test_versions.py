@@ -159,7 +159,7 @@ def test_a_clock_too_large_for_its_byte_form_says_so() -> None:
         Clock({**entries, A: 1}).to_bytes()
 
 
-@pytest.mark.parametrize("n", [0, -1, 1 << 64])
+@pytest.mark.parametrize("n", [-1, 1 << 64])
 def test_a_counter_that_does_not_fit_is_corrupt(n: int) -> None:
     with pytest.raises(Corrupt):
         Clock({A: n}).to_bytes()
