@@ -1,0 +1,16 @@
+"""The benchmark: this store beside a three-node etcd, one run, one machine.
+
+Run as ``python -m bench`` (``make bench``). The rooms:
+
+- ``figures``: pure arithmetic over samples (percentiles, medians, ratios).
+- ``h2load``: the load generator: its command line, its summary, its request log.
+- ``contender``: what every contender offers, and the shape of a load.
+- ``store`` / ``etcd``: the two contenders, each with its own start, load and proof.
+- ``measure``: one cell: generators started, a window cut out, CPU accounted.
+- ``processes`` / ``machine``: child processes, ports, ``/proc``; what machine this is.
+- ``rounds``: the plan and its alternating rounds. ``report``: tables, JSON, markdown.
+- ``profiling``: one of our nodes under a sampling profiler.
+
+Forbidden here: a Python client in the measured path. The method is explained
+in docs/benchmarks.md.
+"""

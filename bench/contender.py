@@ -1,0 +1,64 @@
+"""What every contender offers to the rounds, and the shape of a load.
+
+This is the seam for further contenders and operations: a contender starts and
+stops its own servers, turns (operation, connections) into a `Load`, and proves
+afterwards that the load really did what its answers said. Nothing here knows
+a store or a generator's command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bench.h2load import Stream, Totals
+
+PUT = "put"
+GET = "get"
+OPERATIONS = (PUT, GET)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One operation at one number of connections in one round (0 = warm-up).
+
+    ``streams`` is the number of generator processes that share the connections;
+    it is the same for every contender. ``load_s`` is how long they run at most.
+    """
+
+    operation: str
+    connections: int
+    round: int
+    streams: int
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Generators to start, the one status that counts, and the proof.
+
+    ``verify`` gets each stream's totals once all have ended, and raises
+    BenchError when the contender's state doesn't agree with them.
+    """
+
+    streams: tuple[Stream, ...]
+    wanted_status: int
+    verify: Callable[[Sequence[Totals]], None]
+
+
+class Contender(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """What is compared: product to version."""
+
+    def start(self) -> None:
+        """Start the servers and load the keys that gets will ask for; raises BenchError."""
+
+    def pids(self) -> Mapping[str, int]:
+        """Servers by name; the one that is loaded comes first."""
+
+    def load(self, cell: Cell) -> Load: ...

@@ -1,0 +1,147 @@
+"""What a run says: tables for the terminal, JSON, markdown, the page in docs/.
+
+Ratios come first everywhere. Pure apart from the files it is told to write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import BenchError
+from bench.figures import Row, Sample, Side, Spread, rows
+
+BEGIN = "<!-- results: written by `make bench ARGS=--write-docs`, not by hand -->"
+END = "<!-- end of results -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    ours: str
+    peer: str
+    at: str
+    conditions: Mapping[str, str]
+    samples: Sequence[Sample]
+
+    @property
+    def rows(self) -> list[Row]:
+        return rows(self.samples, self.ours, self.peer)
+
+
+def show(report: Report, console: Console) -> None:
+    for title, header, body in _tables(report):
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for number, name in enumerate(header):
+            table.add_column(name, justify="left" if number == 0 else "right")
+        for line in body:
+            table.add_row(*line)
+        console.print(table)
+    for name, text in report.conditions.items():
+        console.print(f"[dim]{name}: {text}[/dim]", highlight=False)
+
+
+def to_json(report: Report) -> str:
+    return json.dumps(
+        {
+            "format": 1,
+            "at": report.at,
+            "ours": report.ours,
+            "peer": report.peer,
+            "conditions": dict(report.conditions),
+            "rows": [asdict(row) for row in report.rows],
+            "samples": [asdict(sample) for sample in report.samples],
+        },
+        indent=1,
+    )
+
+
+def to_markdown(report: Report) -> str:
+    parts = [f"Measured {report.at}."]
+    for title, header, body in _tables(report):
+        rule = ["---", *["---:"] * (len(header) - 1)]
+        parts.append(f"### {title}\n\n" + "\n".join(map(_line, [header, rule, *body])))
+    shown = [("", ""), ("---", "---"), *report.conditions.items()]
+    parts.append("### Conditions\n\n" + "\n".join(map(_line, shown)))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_docs(page: Path, markdown: str) -> None:
+    """Replace what stands between the two marks of the page; all else stays as it is."""
+    text = page.read_text()
+    head, begin, rest = text.partition(BEGIN)
+    _old, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise BenchError(f"{page} lacks the lines {BEGIN!r} and {END!r} around its results")
+    page.write_text(f"{head}{begin}\n\n{markdown}\n{end}{tail}")
+
+
+def _tables(report: Report) -> Iterable[tuple[str, list[str], list[list[str]]]]:
+    folded = report.rows
+    ours, peer = report.ours, report.peer
+    yield (
+        f"Requests per second, {ours} against {peer}",
+        ["operation, connections", f"{ours} / {peer}", "rounds", ours, peer],
+        [
+            [
+                _cell_name(row),
+                f"{row.ratio.median:.2f}x",
+                f"{row.ratio.low:.2f}-{row.ratio.high:.2f}",
+                _rate(row.sides[ours].requests_per_s),
+                _rate(row.sides[peer].requests_per_s),
+            ]
+            for row in folded
+        ],
+    )
+    yield (
+        "Latency in milliseconds",
+        ["operation, connections"]
+        + [f"{name} {what}" for what in ("mean", "p50", "p99") for name in (ours, peer)],
+        [
+            [
+                _cell_name(row),
+                *(
+                    f"{getattr(row.sides[name], what):.2f}"
+                    for what in ("mean_ms", "p50_ms", "p99_ms")
+                    for name in (ours, peer)
+                ),
+            ]
+            for row in folded
+        ],
+    )
+    yield (
+        "CPU, in cores (1.00 = one core)",
+        ["operation, connections", "store", "loaded server", "others", "h2load", "rest"],
+        [
+            [_cell_name(row), name, *_cpu(row.sides[name])]
+            for row in folded
+            for name in (ours, peer)
+        ],
+    )
+
+
+def _cell_name(row: Row) -> str:
+    return f"{row.operation}, {row.connections}"
+
+
+def _rate(rate: Spread) -> str:
+    return f"{rate.median:,.0f}"
+
+
+def _cpu(side: Side) -> list[str]:
+    loaded, *others = side.cpu_servers.values()
+    processes = f" ({side.generators} processes)" if side.generators > 1 else ""
+    return [
+        f"{loaded:.2f}",
+        " + ".join(f"{share:.2f}" for share in others),
+        f"{side.cpu_generator:.2f}{processes}",
+        f"{side.cpu_rest:.2f}",
+    ]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
