@@ -1,0 +1,130 @@
+"""The one door to the nodes' admin HTTP.
+
+Owns requests, deadlines and the check that whoever answers is the node that
+was meant. An answer that can't be trusted is no status at all: unknown, never
+proof. Forbidden: deciding what a status means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from dynamo_core.errors import CallerError, DynamoError
+from dynamo_core.ring import Ring
+from dynamo_operator.steps import Address, NodeStatus
+
+STATUS_TIMEOUT_SECONDS = 2.0
+RING_TIMEOUT_SECONDS = 10.0
+
+
+class NodeRefused(DynamoError):
+    """A node did not take or give a ring; the text says what it answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One look at a node. `stranger` says who answered in its place, "" normally."""
+
+    status: NodeStatus | None
+    pid: int = 0
+    hints_pending: int = 0
+    version: str = ""
+    stranger: str = ""
+
+
+class Nodes:
+    """A session with the admin HTTP of a cluster's nodes; use it as a context."""
+
+    def __init__(self, cluster_id: str) -> None:
+        self._cluster_id = cluster_id
+        self._session = aiohttp.ClientSession(trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def probe(self, name: str, address: Address) -> Probe:
+        """Who answers at a node's address. Never raises: no answer is no status."""
+        try:
+            async with self._session.get(
+                f"{_url(address)}/admin/status", timeout=_timeout(STATUS_TIMEOUT_SECONDS)
+            ) as answer:
+                if answer.status != 200:
+                    return Probe(None, stranger=f"an HTTP {answer.status} at {_url(address)}")
+                return self._read(name, await answer.json(content_type=None))
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return Probe(None)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return Probe(None, stranger=f"something unreadable at {_url(address)} ({error!r})")
+
+    def _read(self, name: str, value: dict[str, Any]) -> Probe:
+        if value["cluster_id"] != self._cluster_id or value["name"] != name:
+            return Probe(None, stranger=f"{value['name']} of the cluster {value['cluster_name']}")
+        ring = value["ring"] or {"epoch": 0, "id": ""}
+        status = NodeStatus(
+            number=value["number"],
+            incarnation=str(value["incarnation"]),
+            disk_id=str(value["disk_id"]),
+            ring_epoch=int(ring["epoch"]),
+            ring_id=str(ring["id"]),
+            state=str(value["state"]),
+            ready=value["ready"] is True,
+        )
+        hints = sum(int(count) for count in value.get("hints_pending", {}).values())
+        return Probe(status, int(value["pid"]), hints, str(value.get("version", "")))
+
+    async def ring(self, name: str, address: Address) -> Ring:
+        """The ring that a node holds. Raises NodeRefused."""
+        try:
+            async with self._session.get(
+                f"{_url(address)}/admin/ring", timeout=_timeout(RING_TIMEOUT_SECONDS)
+            ) as answer:
+                if answer.status != 200:
+                    raise NodeRefused(f"{name} gives no ring: {await _told(answer)}")
+                return Ring.from_bytes(await answer.read())
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise NodeRefused(f"{name} gives no ring: {error!r}") from error
+        except CallerError as error:
+            raise NodeRefused(f"{name} gives a ring that is not valid: {error}") from error
+
+    async def post_ring(self, name: str, address: Address, ring: Ring) -> None:
+        """Hands a node the decided ring. Raises NodeRefused with what it answered."""
+        try:
+            async with self._session.post(
+                f"{_url(address)}/admin/ring",
+                data=ring.to_bytes(),
+                headers={"Content-Type": "application/json"},
+                timeout=_timeout(RING_TIMEOUT_SECONDS),
+            ) as answer:
+                if answer.status != 200:
+                    raise NodeRefused(f"{name} does not take the ring: {await _told(answer)}")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise NodeRefused(f"{name} does not take the ring: {error!r}") from error
+
+
+def _url(address: Address) -> str:
+    return f"http://{address.host}:{address.admin_port}"
+
+
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds)
+
+
+async def _told(answer: aiohttp.ClientResponse) -> str:
+    """The detail of a problem+json answer, or its status."""
+    try:
+        value = await answer.json(content_type=None)
+        return f"{value.get('title', answer.status)}: {value.get('detail', '')}"[:500]
+    except (aiohttp.ClientError, ValueError, AttributeError):
+        return f"HTTP {answer.status}"
