@@ -18,6 +18,7 @@ equal bytes.
 
 from hashlib import blake2b
 from struct import Struct
+from struct import error as StructError
 from typing import Final, NamedTuple
 
 from dynamo_core.errors import Corrupt
@@ -28,6 +29,7 @@ from dynamo_core.versions import (
     Dot,
     clock_from_bytes,
     clock_length,
+    dot_text,
 )
 
 FEATURE_LEVEL: Final = 1
@@ -132,30 +134,36 @@ def _sorted(siblings: "set[Sibling] | list[Sibling]") -> tuple[Sibling, ...]:
     if len(siblings) < 2:
         return tuple(siblings)
     # Under one dot and write id (which must never repeat) a tombstone still
-    # has to sort against a value, so None is replaced.
+    # has to sort against a value, even an empty one, so None is replaced.
     return tuple(
         sorted(
             siblings,
-            key=lambda s: (s.dot, s.write_id, s.written_ms, s.content_type, s.value or b""),
+            key=lambda s: (
+                *(s.dot, s.write_id, s.written_ms, s.content_type),
+                *(s.value is None, s.value or b""),
+            ),
         )
     )
 
 
 def to_bytes(held: Object) -> bytes:
-    """Encode at feature level 1; raises Corrupt when a count doesn't fit its field."""
+    """Encode at feature level 1; raises Corrupt when something doesn't fit its field."""
     clock, siblings = held
     if len(siblings) > SIBLINGS_MAX:
         raise Corrupt(f"{len(siblings)} siblings don't fit the byte form ({SIBLINGS_MAX})")
     parts = [_START.pack(FEATURE_LEVEL, len(siblings)), clock.to_bytes()]
     bodies = []
-    for (actor, n), write_id, written_ms, content_type, value in siblings:
-        parts.append(_SIBLING.pack(actor, n, value is None))
-        kind = content_type.encode()
-        if value is None:
-            value = b""
-        bodies.append(_BODY.pack(write_id, written_ms, len(kind), len(value)))
-        bodies.append(kind)
-        bodies.append(value)
+    try:
+        for (actor, n), write_id, written_ms, content_type, value in siblings:
+            parts.append(_SIBLING.pack(actor, n, value is None))
+            kind = content_type.encode()
+            if value is None:
+                value = b""
+            bodies.append(_BODY.pack(write_id, written_ms, len(kind), len(value)))
+            bodies.append(kind)
+            bodies.append(value)
+    except (StructError, UnicodeEncodeError) as error:
+        raise Corrupt(f"a sibling doesn't fit the byte form: {error}") from error
     return b"".join(parts + bodies)
 
 
@@ -181,7 +189,10 @@ def head_of(buffer: bytes) -> bytes:
 
 def clock_bytes_of(head: bytes) -> bytes:
     """The encoded clock inside an encoded object or head."""
-    return head[_CLOCK_AT : _CLOCK_AT + clock_length(head, _CLOCK_AT)]
+    end = _CLOCK_AT + clock_length(head, _CLOCK_AT)
+    if len(head) < end:
+        raise Corrupt(f"an object's clock ends at byte {end}, but there are only {len(head)}")
+    return head[_CLOCK_AT:end]
 
 
 def clock_of(head: bytes) -> Clock:
@@ -191,13 +202,18 @@ def clock_of(head: bytes) -> Clock:
 
 def has_value(head: bytes) -> bool:
     """Whether an encoded object or head has a live sibling."""
+    end = head_length(head)
     count = _START.unpack_from(head)[1]
-    at = _CLOCK_AT + clock_length(head, _CLOCK_AT) + DOT_BYTES
-    return any(head[at + i * _SIBLING_BYTES] == 0 for i in range(count))
+    first = end - count * _SIBLING_BYTES + DOT_BYTES
+    return 0 in head[first:end:_SIBLING_BYTES]
 
 
 def from_bytes(buffer: bytes) -> Object:
-    """Decode a whole object; raises Corrupt for anything but exactly one."""
+    """Decode a whole object; raises Corrupt for anything but exactly one.
+
+    Only the canonical form is read: a clock that claims every sibling's dot,
+    siblings in order and different, tombstones without a value.
+    """
     at = head_length(buffer)
     count = _START.unpack_from(buffer)[1]
     clock = clock_from_bytes(buffer, _CLOCK_AT)
@@ -219,26 +235,49 @@ def from_bytes(buffer: bytes) -> Object:
             raise Corrupt("a sibling's content type is not UTF-8") from error
         at += kind_length
         value = None if tombstone else buffer[at : at + value_length]
+        if tombstone and (value_length or tombstone != 1):
+            raise Corrupt("a tombstone has a value, or its flag is neither 0 nor 1")
         at += value_length
-        siblings.append(Sibling((actor, n), write_id, written_ms, kind, value))
+        dot = (actor, n)
+        if n == 0 or not clock.covers(dot):
+            raise Corrupt(f"a sibling has the dot {dot_text(dot)}, which its clock doesn't claim")
+        siblings.append(Sibling(dot, write_id, written_ms, kind, value))
     if at != end:
         raise Corrupt(f"an object is followed by {end - at} bytes that don't belong to it")
-    return Object(clock, tuple(siblings))
+    held = tuple(siblings)
+    if count > 1 and _sorted(set(held)) != held:
+        raise Corrupt("an object's siblings are out of order or repeated")
+    return Object(clock, held)
+
+
+def _check_bodies(buffer: bytes, at: int) -> None:
+    """Raise Corrupt unless the bodies from `at` on fill the buffer; reads only lengths."""
+    end = len(buffer)
+    for _ in range(_START.unpack_from(buffer)[1]):
+        if end < at + _BODY.size:
+            raise Corrupt("an object's sibling ends early")
+        _, _, kind_length, value_length = _BODY.unpack_from(buffer, at)
+        at += _BODY.size + kind_length + value_length
+    if at != end:
+        raise Corrupt(f"an object's bodies should end at byte {at}, but it has {end} bytes")
 
 
 def merge_bytes(held: bytes | None, incoming: bytes) -> bytes:
     """Merge two encoded objects, decoding values only where neither replaces the other.
 
-    The most common cases, a first write and a write that descends what is
-    held, give `incoming` itself, so `result is incoming` and `result is held`
-    tell the caller what happened.
+    When the result equals one of them it is that very one, `held` first, so
+    `result is held` and `result is incoming` tell the caller what happened. A
+    first write and a write that descends what is held, the most common cases,
+    cost no decoding; only their lengths are checked, so that what is damaged
+    is refused before it is stored.
     """
-    if held is None:
-        head_length(incoming)
-        return incoming
-    if held == incoming:
+    if held is not None and held == incoming:
         return held
-    head_held, head_incoming = head_of(held), head_of(incoming)
+    at = head_length(incoming)
+    _check_bodies(incoming, at)
+    if held is None:
+        return incoming
+    head_held, head_incoming = head_of(held), incoming[:at]
     if head_held == head_incoming:
         if from_bytes(held) == from_bytes(incoming):
             return held
@@ -248,15 +287,18 @@ def merge_bytes(held: bytes | None, incoming: bytes) -> bytes:
             return incoming
         if replaces(head_held, mine, head_incoming, theirs):
             return held
-    return to_bytes(merge(from_bytes(held), from_bytes(incoming)))
+    result = to_bytes(merge(from_bytes(held), from_bytes(incoming)))
+    if result == held:
+        return held
+    return incoming if result == incoming else result
 
 
 def replaces(head_a: bytes, clock_a: Clock, head_b: bytes, clock_b: Clock) -> bool:
-    """Whether merging object b into object a would give a unchanged.
+    """Whether heads alone prove that merging object b into object a leaves a unchanged.
 
-    True when a's clock descends b's and every sibling of a is in b too or not
-    covered by b. A reused dot makes heads equal or their dots meet with other
-    contents, so dots that both carry never take this short cut.
+    True when a's clock descends b's and b claims no sibling of a. False says
+    nothing: if both carry a dot, only its contents can tell a shared sibling
+    from a reused dot.
     """
     if not clock_a.descends(clock_b):
         return False
