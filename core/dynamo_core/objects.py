@@ -18,7 +18,7 @@ equal bytes.
 
 from hashlib import blake2b
 from struct import Struct
-from struct import error as StructError
+from struct import error as struct_error
 from typing import Final, NamedTuple
 
 from dynamo_core.errors import Corrupt
@@ -162,7 +162,7 @@ def to_bytes(held: Object) -> bytes:
             bodies.append(_BODY.pack(write_id, written_ms, len(kind), len(value)))
             bodies.append(kind)
             bodies.append(value)
-    except (StructError, UnicodeEncodeError) as error:
+    except (struct_error, UnicodeEncodeError) as error:
         raise Corrupt(f"a sibling doesn't fit the byte form: {error}") from error
     return b"".join(parts + bodies)
 

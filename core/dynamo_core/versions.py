@@ -12,7 +12,7 @@ didn't see: that is what a node-wide counter in a plain vector gets wrong.
 
 from collections.abc import Iterable, Mapping
 from struct import Struct
-from struct import error as StructError
+from struct import error as struct_error
 from typing import Final, TypeAlias
 
 from dynamo_core.errors import Corrupt
@@ -93,7 +93,7 @@ class Clock:
             parts += [pack(actor, n) for actor, n in sorted(vector.items())]
             if dots:
                 parts += [pack(actor, n) for actor, n in sorted(dots)]
-        except StructError as error:
+        except struct_error as error:
             raise Corrupt(f"a counter of {self} doesn't fit 64 bits") from error
         return b"".join(parts)
 
@@ -181,7 +181,7 @@ def dot_to_bytes(dot: Dot) -> bytes:
     """24 bytes: actor, u64 counter; raises Corrupt when the counter doesn't fit."""
     try:
         return _ENTRY.pack(*dot)
-    except StructError as error:
+    except struct_error as error:
         raise Corrupt(f"the counter of {dot_text(dot)} doesn't fit 64 bits") from error
 
 

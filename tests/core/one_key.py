@@ -116,6 +116,7 @@ class World:
         self.keyring = Keyring(1, {1: b"k" * 32})
         self.attempts: list[Attempt] = []
         self.groups = 0
+        self.retried: set[int] = set()
         self.issued: dict[Dot, int] = {}
         self.messages: list[Message] = []
         self.steps: list[str] = []
@@ -165,6 +166,7 @@ class World:
             value = None if delete else b"%d" % group
         else:
             first = self.attempts[retry]
+            self.retried.add(first.group)
             group, seen, write_id, value = first.group, first.seen, first.write_id, first.value
         if node.minter.births_left() == 0:
             node.minter.extended(node.minter.lease_end + LEASE)
@@ -332,14 +334,9 @@ class World:
             group = self.attempts[i].group
             if not carried >> i & 1:
                 self.expect(seen >> group & 1, "dropped unseen", f"attempt {i}")
-            elif self.attempts[i].write_id not in self.retried():
+            elif group not in self.retried:  # else a late attempt may reappear
                 self.expect(not seen >> group & 1, "ancestor", f"attempt {i}")
         self.checked.add(copy)
-
-    def retried(self) -> set[bytes]:
-        """Write ids tried more than once: a late attempt may reappear beside its successor."""
-        ids = [a.write_id for a in self.attempts]
-        return {i for i in ids if ids.count(i) > 1} if len(set(ids)) < len(ids) else set()
 
     def seen_by(self, known: int) -> int:
         seen = 0
@@ -366,62 +363,3 @@ class World:
     def expect(self, holds: object, kind: str, detail: str) -> None:
         if not holds and (self.only is None or kind in self.only):
             raise Violation(kind, detail, self.steps)
-
-
-def random_history(world: World, steps: int) -> bytes | None:
-    """Drive `world` by its own random numbers and settle it."""
-    rng = world.rng
-    numbers = list(world.nodes)
-    sessions = [Seen() for _ in range(3)]
-
-    def spread(number: int, place: int) -> None:
-        for to in numbers:
-            if rng.random() < 0.4:
-                world.send(number, place, to, rng.choice(numbers) if rng.random() < 0.2 else RECORD)
-
-    for _ in range(steps):
-        number = rng.choice(numbers)
-        node = world.nodes[number]
-        roll = rng.random()
-        if roll < 0.34:
-            who = rng.randrange(len(sessions))
-            how = rng.random()
-            if how < 0.3:
-                sessions[who] = Seen()
-            elif how < 0.6:
-                asked = rng.sample(numbers, rng.randint(1, len(numbers)))
-                places = [(n, rng.choice([RECORD, *world.nodes[n].live])) for n in asked]
-                sessions[who] = world.get(places)
-            place = RECORD
-            if rng.random() < 0.35:
-                place = rng.choice([n for n in numbers if n != number])
-            retry = None
-            if world.attempts and rng.random() < 0.08:
-                retry = rng.randrange(len(world.attempts))
-            delete = rng.random() < 0.12
-            _, sessions[who] = world.write(number, place, sessions[who], delete=delete, retry=retry)
-            spread(number, place)
-        elif roll < 0.62 and world.messages:
-            index = rng.randrange(len(world.messages))
-            if rng.random() < 0.15:
-                world.messages.pop(index)
-            else:
-                world.deliver(index, again=rng.random() < 0.15)
-        elif roll < 0.72 and node.live:
-            place = rng.choice([*node.live])
-            world.send(number, place, place or rng.choice(numbers), RECORD)
-        elif roll < 0.78:
-            world.sync(number)
-        elif roll < 0.83:
-            world.forget(number, RECORD)
-        elif roll < 0.87:
-            world.pull(number, rng.choice(numbers))
-        elif roll < 0.92:
-            world.restart(number, "power cut", rng.randrange(len(node.stores)))
-        elif roll < 0.94:
-            world.restart(number, rng.choice(["clean", "clean", "kill"]))
-        elif roll < 0.97:
-            world.take_snapshot(number)
-        elif node.snapshot:
-            world.restart(number, "roll back")
-    return world.settle()

@@ -7,7 +7,8 @@ from random import Random
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.core.one_key import World, random_history
+from tests.core.one_key import World
+from tests.core.one_key_histories import random_history
 
 from dynamo_core import objects
 from dynamo_core.errors import Corrupt

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.core.one_key import RECORD, Copy, Node, Seen, Violation, World, random_history
+from tests.core.one_key import RECORD, Copy, Node, Seen, Violation, World
+from tests.core.one_key_histories import random_history
 
 from dynamo_core import objects
 from dynamo_core.actors import Minter, actor_bytes
