@@ -6,21 +6,30 @@ Forbidden here: targets; every change keeps the number of tokens that each node 
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 OPEN: Final = -1  # a place without an owner yet
-EVALUATIONS_MAX: Final = 1_000_000  # bounds one repair to a few seconds on a slow core
+PARTNERS_MAX: Final = 2048  # places that are looked at as a partner of one swap
+SIDEWAYS_MAX: Final = 24  # rounds of swaps that leave the cost as it is
+LOOKS_PER_PLACE_MAX: Final = 128  # for each of three rounds: bounds a repair to seconds
 
 
 class Layout:
     """Owners of Q places, with the costs of closeness.
 
     `gap`: places p .. p+gap-1 should have distinct nodes. `zone_gap`: the same for zones.
-    `was`: the owners before (OPEN where they left), against which moves are counted.
+    `was`: the owners before (OPEN where they left), against which moves are counted; None if
+    nobody owned anything, so that nothing moves.
     """
 
     def __init__(
-        self, owners: list[int], zone_of: Sequence[int], gap: int, zone_gap: int, was: list[int]
+        self,
+        owners: list[int],
+        zone_of: Sequence[int],
+        gap: int,
+        zone_gap: int,
+        was: list[int] | None,
     ) -> None:
         self.owners = owners
         self.was = was
@@ -55,6 +64,8 @@ class Layout:
 
     def moves_added(self, p: int, q: int) -> int:
         """How many more tokens would have moved if p and q swapped owners (-2..2)."""
+        if self.was is None:
+            return 0
         at_p, at_q, was_p, was_q = self.owners[p], self.owners[q], self.was[p], self.was[q]
         return (at_q != was_p) + (at_p != was_q) - (at_p != was_p) - (at_q != was_q)
 
@@ -84,34 +95,43 @@ def scattered(count: int, seed: int) -> Iterator[int]:
         place = (place + stride) % count
 
 
-def repair(layout: Layout, moves_extra_max: int) -> int:
+def repair(layout: Layout, moves_extra_max: int, solvable: bool) -> None:
     """Swap owners until no swap brings an improvement; first without any further move.
 
-    At most `moves_extra_max` tokens move beyond those that had moved; returns how many did.
+    At most `moves_extra_max` tokens move beyond those that had moved. If all conflicts are
+    `solvable`, dead ends are left by swaps that gain nothing, a bounded number of times.
     """
     extra = 0
-    evaluations = 0
     for moves_each_max in (0, 1, 2):
+        sideways_max = SIDEWAYS_MAX if solvable else 0
+        looks, looks_max = 0, LOOKS_PER_PLACE_MAX * len(layout.owners)
+        sideways = 0
         improved = True
-        while improved and evaluations < EVALUATIONS_MAX:
+        while (improved or sideways < sideways_max) and looks < looks_max:
+            conflicts = layout.conflicts()
+            if not conflicts:
+                return
+            # Where nothing improves, a swap that costs nothing may open a way on.
+            worst = -1 if improved else 0
+            sideways += not improved
             improved = False
-            for p in layout.conflicts():
-                allowed = min(moves_each_max, moves_extra_max - extra)
-                q, seen = _best_swap(layout, p, allowed)
-                evaluations += seen
+            for p in conflicts:
+                allowed = min(moves_each_max, moves_extra_max - extra) if worst else 0
+                q, seen = _best_swap(layout, p, allowed, worst, sideways)
+                looks += seen
                 if q is not None:
                     extra += layout.moves_added(p, q)
-                    layout.swap(p, q)
                     improved = True
-                if evaluations >= EVALUATIONS_MAX:
+                    layout.swap(p, q)
+                if looks >= looks_max:
                     break
-        if extra >= moves_extra_max:
-            break
-    return extra
 
 
-def _best_swap(layout: Layout, p: int, moves_max: int) -> tuple[int | None, int]:
-    """The place to swap p with, if any helps, and how many places were looked at."""
+def _best_swap(
+    layout: Layout, p: int, moves_max: int, worst: int, seed: int
+) -> tuple[int | None, int]:
+    """The place to swap p with, if one changes the cost by `worst` or less, and how many
+    places were looked at."""
     owners = layout.owners
     node = owners[p]
     cost_here = layout.cost(p, node)
@@ -121,7 +141,7 @@ def _best_swap(layout: Layout, p: int, moves_max: int) -> tuple[int | None, int]
     best: tuple[int, int] | None = None
     best_place: int | None = None
     seen = 0
-    for q in scattered(len(owners), p + 1):
+    for q in islice(scattered(len(owners), p + 1 + seed * len(owners)), PARTNERS_MAX):
         seen += 1
         other = owners[q]
         if other == node or layout.moves_added(p, q) > moves_max:
@@ -129,11 +149,11 @@ def _best_swap(layout: Layout, p: int, moves_max: int) -> tuple[int | None, int]
         if not layout.near(p, q):
             if other not in cost_of:
                 cost_of[other] = layout.cost(p, other)
-            if cost_of[other] >= cost_here:
+            if cost_of[other] > cost_here + worst:
                 continue
         change = layout.swap_cost(p, q)
-        if change < 0 and (best is None or (change, layout.moves_added(p, q)) < best):
+        if change <= worst and (best is None or (change, layout.moves_added(p, q)) < best):
             best, best_place = (change, layout.moves_added(p, q)), q
-            if change <= -cost_here:
-                break  # p is at peace, at no cost to q
+            if change <= -cost_here or change == worst == 0:
+                break  # p is at peace at no cost to q, or a way sideways is found
     return best_place, seen

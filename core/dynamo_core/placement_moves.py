@@ -9,14 +9,17 @@ the rest, and where those fail while a perfect layout exists, `_columns` constru
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import chain, count
+from operator import eq
 
 from dynamo_core.placement_layout import OPEN, Layout, repair
 
 CANDIDATES_MAX = 48  # places that are compared for one token, before more are looked at
 CANDIDATES_MORE_MAX = 1024
+TURNS_MAX = 512  # ways to turn a fresh layout against an old one
 
 
 def fits(counts: Mapping[int, int], places: int, gap: int) -> bool:
@@ -35,19 +38,19 @@ def lay_out(targets: Sequence[int], zone_of: Sequence[int], gap: int, zone_gap: 
     """
     places = sum(targets)
     counts = dict(enumerate(targets))
-    zone_counts: dict[int, int] = {}
-    for node, zone in enumerate(zone_of):
-        zone_counts[zone] = zone_counts.get(zone, 0) + targets[node]
+    zone_counts: Counter[int] = Counter()
+    for zone, tokens in zip(zone_of, targets, strict=True):
+        zone_counts[zone] += tokens
     zones = _evenly(zone_counts, [0] * places, dict.fromkeys(zone_counts, 0), zone_gap)
     if fits(zone_counts, places, zone_gap) and not _apart(zones, zone_gap):
         zones = _columns(zone_counts, places, zone_gap)
     owners = _evenly(counts, zones, dict(enumerate(zone_of)), gap)
-    best = Layout(owners, zone_of, gap, zone_gap, owners[:])
-    repair(best, 2 * places)
+    best = Layout(owners, zone_of, gap, zone_gap, None)
+    repair(best, 0, solvable=False)
     if fits(counts, places, gap) and not _apart(best.owners, gap):
         owners = _columns(counts, places, gap)
-        best = Layout(owners, zone_of, gap, zone_gap, owners[:])
-        repair(best, 2 * places)
+        best = Layout(owners, zone_of, gap, zone_gap, None)
+        repair(best, 0, solvable=False)
     return best.owners
 
 
@@ -126,20 +129,39 @@ def rearrange(
     `was[p]` is the node that owned place p, OPEN if that node has left. Tokens go only from
     nodes that have too many to nodes that have too few; then swaps mend what lies too close,
     first those that move no further token, then those that do, up to the number of tokens
-    that had to move anyway (only where distinct neighbours are possible at all).
+    that had to move anyway (only where distinct neighbours are possible, or nearly).
     """
     layout = Layout(list(was), zone_of, gap, zone_gap, list(was))
     moved = _deal(layout, targets)
     if not moved:
         return layout.owners
-    places = len(was)
-    counts = dict(enumerate(targets))
-    zone_counts: dict[int, int] = {}
-    for node, zone in enumerate(zone_of):
-        zone_counts[zone] = zone_counts.get(zone, 0) + targets[node]
-    worth = fits(counts, places, gap) and fits(zone_counts, places, zone_gap)
-    repair(layout, moved if worth else 0)
+    zone_counts: Counter[int] = Counter()
+    for zone, tokens in zip(zone_of, targets, strict=True):
+        zone_counts[zone] += tokens
+    crowding = max(
+        max(targets) - len(was) // gap, zone_counts.most_common(1)[0][1] - len(was) // zone_gap
+    )
+    # A ring of N equal zones has one token too many in some of them, which is near enough
+    # to pay for. Where much is crowded whatever one does, moves would be spent in vain.
+    repair(layout, moved if crowding <= 1 else 0, solvable=crowding <= 0)
+    if crowding <= 0 and layout.conflicts():
+        return _turned(layout, lay_out(targets, zone_of, gap, zone_gap), 2 * moved)
     return layout.owners
+
+
+def _turned(layout: Layout, fresh: Sequence[int], moves_max: int) -> list[int]:
+    """The fresh layout, turned so that it moves least, if that is within bounds; else the
+    layout as it is. A change of most tokens often leaves the choice."""
+    was = layout.was or []
+    places = len(fresh)
+    step = max(1, places // TURNS_MAX)
+    kept, turn = max(
+        (sum(map(eq, was, chain(fresh[turn:], fresh[:turn]))), -turn)
+        for turn in range(0, places, step)
+    )
+    if places - kept > moves_max:
+        return layout.owners
+    return [*fresh[-turn:], *fresh[:-turn]]
 
 
 def _deal(layout: Layout, targets: Sequence[int]) -> int:
