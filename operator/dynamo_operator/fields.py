@@ -41,15 +41,19 @@ class Problems:
         self.found.append(Problem(path, text))
 
     def clean(self, *paths: str) -> bool:
-        """Whether none of these fields, nor what is in them, is known to be wrong.
+        """Whether none of these fields, nor what they are in or hold, is known to be wrong.
 
         Checks across fields ask this first, so that one mistake is told once.
         """
         return not any(
-            problem.path == path or problem.path.startswith((f"{path}.", f"{path}["))
+            _within(problem.path, path) or _within(path, problem.path)
             for problem in self.found
             for path in paths
         )
+
+
+def _within(inner: str, outer: str) -> bool:
+    return inner == outer or inner.startswith((f"{outer}.", f"{outer}["))
 
 
 def shown(value: object) -> str:
@@ -77,6 +81,7 @@ class Fields:
         self.path = path
         self._known: set[str] = set()
         self._values: dict[str, Any] = {}
+        self._broken = not isinstance(value, dict | None)  # told once, not for each field
         if isinstance(value, dict):
             self._values = value
         elif value is not None:
@@ -91,6 +96,10 @@ class Fields:
     def wrong(self, name: str, text: str) -> None:
         self.problems.add(self.at(name), text)
 
+    def missing(self, name: str, text: str) -> None:
+        if not self._broken:
+            self.wrong(name, f"is missing: {text}")
+
     def done(self) -> None:
         """Reports what was given and not taken, with the nearest name that exists."""
         for name in self._values:
@@ -101,7 +110,7 @@ class Fields:
         value = self._take(name)
         if value is _MISSING:
             if required:
-                self.wrong(name, "is missing: it must be given")
+                self.missing(name, "it must be given")
             return default
         if not isinstance(value, str):
             self._wrong_type(name, value, "a string")

@@ -165,7 +165,7 @@ def _pool(fields: Fields, default: Pool) -> Pool:
     name = fields.text("name", required=True)
     replicas = fields.integer("replicas", 0, 0, NODES_MAX)
     if not fields.has("replicas"):
-        fields.wrong("replicas", "is missing: it must say how many nodes the pool has")
+        fields.missing("replicas", "it must say how many nodes the pool has")
     resources = _resources(
         fields.fields("resources"),
         dict(default.resources.requests),

@@ -15,7 +15,7 @@ from dynamo_core.errors import CallerError
 from dynamo_operator.local import acts, start
 from dynamo_operator.local.folder import Folder, is_ours
 from dynamo_operator.local.observing import Sight, stage
-from dynamo_operator.local.processes import tail
+from dynamo_operator.local.processes import Process, alive, tail
 from dynamo_operator.local.screen import Screen
 from dynamo_operator.local.supervisor import UP_SECONDS, Supervisor
 from dynamo_operator.plan import settings_hash
@@ -116,7 +116,7 @@ def _detach(folder: Folder, source: start.Source, screen: Screen) -> None:
     screen.what_next(sight, attached=False)
 
 
-async def _follow(folder: Folder, child: acts.Process | None, screen: Screen) -> Sight:
+async def _follow(folder: Folder, child: Process | None, screen: Screen) -> Sight:
     """Shows progress until the supervisor says that it is up. Raises NotRunning."""
     if child is None:
         raise acts.NotRunning("the supervisor did not start")
@@ -128,7 +128,7 @@ async def _follow(folder: Folder, child: acts.Process | None, screen: Screen) ->
                 return sight
             names = sight.observed.nodes
             screen.progress({name: stage(sight, name) for name in names})
-        if not acts.processes.alive(child):
+        if not alive(child):
             raise acts.NotRunning(folder.state().failure or "the supervisor ended")
         await asyncio.sleep(acts.POLL_SECONDS)
     raise acts.NotRunning("the cluster did not come up in time")
@@ -144,6 +144,8 @@ def _hand_over(folder: Folder, source: start.Source, wanted: start.Wanted, scree
     else:
         acts.hand_over(folder, source)
         screen.say("handed the changed manifest over to it")
+        if wanted.cluster.spec.paused or wanted.cluster.spec.dry_run:
+            return
         names = [n for n, record in state.nodes.items() if record.wanted == "up"]
         wanted_hash = settings_hash(wanted.cluster)
 
