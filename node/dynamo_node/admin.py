@@ -1,0 +1,188 @@
+"""Admin: the operator's port 8081 (contract, section 4).
+
+Owns status, ring, and what this replica holds of its own. Off loopback every
+request needs the bearer token. Nothing here asks a quorum.
+"""
+
+import logging
+from base64 import b64encode, urlsafe_b64decode
+from binascii import Error as Base64Error
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from dynamo_core import objects
+from dynamo_core.errors import CallerError
+from dynamo_core.records import DIGEST_BYTES
+from dynamo_core.ring import Ring
+from dynamo_core.versions import dot_text
+from dynamo_node import digests, problems
+from dynamo_node.http_server import guarded
+from dynamo_node.kv import written_at
+from dynamo_node.node import RingConflictError
+from dynamo_node.problems import ProblemError, bad_request, json_response
+from dynamo_node.storage import OBJECTS
+
+if TYPE_CHECKING:
+    from dynamo_node.node import Node
+
+log = logging.getLogger(__name__)
+
+RING_BYTES_MAX: Final = 16 << 20
+KEYS_LIMIT_MAX: Final = 10_000
+
+
+class AdminDoor:
+    """Everything on port 8081."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._token = node.config.admin_token.encode()
+        self.app = web.Application(
+            middlewares=[self._middleware], client_max_size=RING_BYTES_MAX, debug=False
+        )
+        self.app.add_routes(
+            [
+                web.get("/admin/status", self._status),
+                web.get("/admin/ring", self._get_ring),
+                web.post("/admin/ring", self._post_ring),
+                web.get("/admin/replica/{key}", self._replica),
+                web.get("/admin/digest", self._digest),
+                web.get("/admin/keys", self._keys),
+            ]
+        )
+
+    @web.middleware
+    async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer: web.StreamResponse = await guarded(self._authorized)(request, handler)
+        return answer
+
+    async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._token:
+            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not compare_digest(
+                given.strip().encode("utf-8", "replace"), self._token
+            ):
+                raise ProblemError(
+                    401,
+                    "unauthorized",
+                    "Not authorized",
+                    "send 'Authorization: Bearer TOKEN' with the token of Secret NAME-admin",
+                )
+        try:
+            return await handler(request)
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            raise problems.method_not_allowed(request.method, allowed) from error
+        except web.HTTPRequestEntityTooLarge as error:
+            raise problems.too_large(f"the body is over {RING_BYTES_MAX} bytes") from error
+        except web.HTTPNotFound as error:
+            raise problems.not_found(
+                f"there is nothing at {request.path[:80]!r}; there are /admin/status, "
+                "/admin/ring, /admin/replica/{key}, /admin/digest, /admin/keys"
+            ) from error
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return json_response(self._node.status())
+
+    async def _get_ring(self, request: web.Request) -> web.Response:
+        ring = self._node.topology.ring
+        if ring is None:
+            raise problems.not_found("this node holds no ring yet; post the first one")
+        return json_response(ring.to_json())
+
+    async def _post_ring(self, request: web.Request) -> web.Response:
+        try:
+            ring = Ring.from_bytes(await request.read())
+            await self._node.post_ring(ring)
+        except CallerError as error:
+            raise bad_request(str(error)) from error
+        except RingConflictError as error:
+            held = self._node.topology.ring
+            raise ProblemError(
+                409,
+                "ring-conflict",
+                "Another ring is held",
+                str(error),
+                ring=None if held is None else held.to_json(),
+            ) from error
+        return json_response({"epoch": ring.epoch, "id": ring.id})
+
+    async def _replica(self, request: web.Request) -> web.Response:
+        node = self._node
+        raw = request.raw_path.partition("?")[0].removeprefix("/admin/replica/")
+        key = unquote_to_bytes(raw)
+        if node.topology.ring is None:
+            raise problems.overloaded("this node has no ring yet")
+        place = node.topology.place(key)
+        found = await node.replica.read_async(key, place.digest, place.owners)
+        held = objects.ABSENT if found is None else objects.from_bytes(found)
+        clock = held.clock
+        return json_response(
+            {
+                "key_base64": b64encode(key).decode(),
+                "partition": place.partition,
+                "owner": node.topology.number in place.owners,
+                "clock": {
+                    "vector": {dot_text((a, 0))[:-2]: n for a, n in sorted(clock.vector.items())},
+                    "dots": [dot_text(dot) for dot in sorted(clock.dots)],
+                },
+                "context": ""
+                if found is None
+                else node.config.keyring.seal(key, objects.clock_bytes_of(found)),
+                "siblings": [_sibling(s) for s in held.siblings],
+            }
+        )
+
+    async def _digest(self, request: web.Request) -> web.Response:
+        node = self._node
+        if node.topology.ring is None:
+            raise problems.overloaded("this node has no ring yet")
+        roots = await digests.roots(node.disk.store, node.topology.ring, node.topology.number)
+        return json_response({str(p): root.hex() for p, root in sorted(roots.items())})
+
+    async def _keys(self, request: web.Request) -> web.Response:
+        """This node's own keys of one partition, a page at a time (`dynamo export`)."""
+        node = self._node
+        ring = node.topology.ring
+        if ring is None:
+            raise problems.overloaded("this node has no ring yet")
+        query = request.query
+        partition = _whole(query.get("partition", ""), "partition", 0, ring.partitions - 1)
+        limit = _whole(query.get("limit", "1000"), "limit", 1, KEYS_LIMIT_MAX)
+        start, end = digests.partition_range(ring, partition)
+        after = query.get("after", "")
+        if after:
+            try:
+                start = urlsafe_b64decode(after + "=" * (-len(after) % 4)) + b"\x00"
+            except (Base64Error, ValueError) as error:
+                raise bad_request(f"after is {after[:40]!r}; it is the 'next' of a page") from error
+        pairs = await node.disk.store.scan_async(OBJECTS, start, end, limit)
+        more = len(pairs) == limit
+        return json_response(
+            {
+                "keys": [b64encode(place[DIGEST_BYTES:]).decode() for place, _ in pairs],
+                "next": digests.cursor(pairs[-1][0]) if more else None,
+            }
+        )
+
+
+def _whole(text: str, name: str, low: int, high: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high:
+        return int(text)
+    raise bad_request(f"{name} is {text[:40]!r}; a whole number in {low}..{high} is needed")
+
+
+def _sibling(sibling: objects.Sibling) -> dict[str, Any]:
+    value = sibling.value
+    return {
+        "dot": dot_text(sibling.dot),
+        "value": None if value is None else b64encode(value).decode(),
+        "tombstone": value is None,
+        "content_type": sibling.content_type,
+        "write_id": sibling.write_id.hex(),
+        "written_at": written_at(sibling.written_ms),
+    }

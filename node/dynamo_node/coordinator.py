@@ -1,0 +1,325 @@
+"""Coordinator: gets, puts and deletes, at whichever node they arrive (P§4.5).
+
+Owns what a request may ask for, who coordinates it, and its bounds. Any node
+coordinates a read. A write is coordinated by a healthy owner of the key,
+preferably the one that the context names as fastest; a node that is no owner
+forwards it, and coordinates it itself only when no owner can be reached.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from dynamo_core import wire
+from dynamo_core.contexts import NO_CONTEXT, Context, Keyring
+from dynamo_core.errors import CallerError, Corrupt, DynamoError
+from dynamo_core.outcomes import Kind, Outcome
+from dynamo_core.versions import EMPTY
+from dynamo_core.wire import Code, Op, Operation
+from dynamo_node.config import LAST_WRITE_WINS, Config
+from dynamo_node.reads import GetOperation
+from dynamo_node.replica import NewWrite, Replica
+from dynamo_node.topology import Place, Topology
+from dynamo_node.writes import PutOperation
+
+log = logging.getLogger(__name__)
+
+KEY_BYTES_MAX: Final = 1024
+REQUESTS_MAX: Final = 20_000
+REQUEST_BYTES_MAX: Final = 256 << 20
+FORWARD_PATIENCE_S: Final = 1.0
+_CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{0,255}")
+
+Answer = Callable[[Outcome], None]
+
+
+class Request:
+    """What an operation needs to know of its request; times are the loop's."""
+
+    __slots__ = ("_loop", "answer", "deadline", "key", "trace")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        key: bytes,
+        deadline: float,
+        trace: bytes,
+        answer: Answer,
+    ) -> None:
+        self._loop = loop
+        self.key = key
+        self.deadline = deadline
+        self.trace = trace
+        self.answer = answer
+
+    def remaining_s(self) -> float:
+        return max(0.0, self.deadline - self._loop.time())
+
+    def remaining_ms(self) -> int:
+        return int(self.remaining_s() * 1000)
+
+
+class Coordinator:
+    """Turns operations into answers; one per node."""
+
+    def __init__(self, config: Config, topology: Topology, replica: Replica) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.topology = topology
+        self.replica = replica
+        self.keyring: Keyring = config.keyring
+        self.last_write_wins = config.reconciliation == LAST_WRITE_WINS
+        self.hedge_s = config.timing.hedge_ms / 1000
+        self.straggler_ms = config.timing.straggler_ms
+        self.recovering = False
+        self.on_stale_ring: Callable[[int, int], None] = lambda node, code: None
+        self._config = config
+        self._in_flight = 0
+        self._bytes_in_flight = 0
+
+    def operate(
+        self,
+        operation: Operation,
+        remaining_ms: int,
+        answer: Answer,
+        trace: bytes = b"",
+        forwarded: bool = False,
+    ) -> None:
+        """Carry out one operation; `answer(outcome)` is called exactly once.
+
+        `forwarded`: another node sent it because it is no owner; it is not
+        forwarded a second time, whatever this node's ring says.
+        """
+        size = len(operation.value)
+        if self._in_flight >= REQUESTS_MAX or self._bytes_in_flight + size > REQUEST_BYTES_MAX:
+            answer(Outcome(Kind.OVERLOADED, detail="this node has too many requests in flight"))
+            return
+        try:
+            context = self._checked(operation)
+        except CallerError as error:
+            answer(Outcome(Kind.BAD_REQUEST, detail=str(error)))
+            return
+        except _TooLargeError as error:
+            answer(Outcome(Kind.TOO_LARGE, detail=str(error)))
+            return
+        if self.topology.ring is None:
+            answer(Outcome(Kind.OVERLOADED, detail="this node has no ring yet; try again"))
+            return
+        self._in_flight += 1
+        self._bytes_in_flight += size
+
+        def finished(outcome: Outcome) -> None:
+            self._in_flight -= 1
+            self._bytes_in_flight -= size
+            answer(outcome)
+
+        deadline = self.loop.time() + remaining_ms / 1000
+        request = Request(self.loop, operation.key, deadline, trace, finished)
+        place = self.topology.place(operation.key)
+        try:
+            if operation.op == Op.GET:
+                r = operation.quorum or self._config.r
+                GetOperation(self, request, place, r, context.clock).start()
+            elif operation.op == Op.DELETE and not operation.context:
+                self._delete_what_is_read(operation, request, place)
+            else:
+                self._write(operation, context, request, place, forwarded)
+        except DynamoError as error:  # the store is broken: nothing was begun
+            finished(self.storage_trouble(error))
+
+    @property
+    def in_flight(self) -> int:
+        """Operations that have not been answered yet."""
+        return self._in_flight
+
+    def _checked(self, operation: Operation) -> Context:
+        n = self.topology.ring.replication if self.topology.ring is not None else 255
+        key, quorum = operation.key, operation.quorum
+        if not key:
+            raise CallerError(f"the key is empty; a key has 1..{KEY_BYTES_MAX} bytes")
+        if len(key) > KEY_BYTES_MAX:
+            raise _TooLargeError(
+                f"the key has {len(key)} bytes; a key has 1..{KEY_BYTES_MAX} bytes"
+            )
+        if quorum > n:
+            name = "r" if operation.op == Op.GET else "w"
+            raise CallerError(f"{name} is {quorum}; it must be within 1..{n}")
+        limit = self._config.limits.value_bytes_max
+        if len(operation.value) > limit:
+            raise _TooLargeError(
+                f"the value has {len(operation.value)} bytes; the limit is {limit}"
+            )
+        if not _CONTENT_TYPE.fullmatch(operation.content_type):
+            raise CallerError("the content type must be up to 255 printable ASCII characters")
+        if not operation.context:
+            return NO_CONTEXT
+        return self.keyring.open(key, operation.context)
+
+    # Writes
+
+    def _write(
+        self,
+        operation: Operation,
+        context: Context,
+        request: Request,
+        place: Place,
+        forwarded: bool,
+    ) -> None:
+        topology = self.topology
+        if forwarded or topology.number in place.owners:
+            self._coordinate(operation, context, request, place)
+            return
+        owners = [o for o in place.owners if topology.healthy(o)]
+        if context.fastest in owners:
+            owners.remove(context.fastest)
+            owners.insert(0, context.fastest)
+        _Forward(self, operation, request, owners, partial(self._coordinate, operation, context))
+
+    def _coordinate(
+        self, operation: Operation, context: Context, request: Request, place: Place
+    ) -> None:
+        write = NewWrite(
+            context.clock,
+            adopt_clock=self.last_write_wins,
+            write_id=operation.write_id,
+            written_ms=time.time_ns() // 1_000_000,
+            content_type=operation.content_type,
+            value=None if operation.op == Op.DELETE else operation.value,
+        )
+        w = operation.quorum or self._config.w
+        try:
+            PutOperation(self, request, place, w, write).start()
+        except DynamoError as error:
+            request.answer(self.storage_trouble(error))
+
+    def _delete_what_is_read(self, operation: Operation, request: Request, place: Place) -> None:
+        """A delete without a context covers what a read of now shows, and nothing else."""
+        answer = request.answer
+
+        def was_read(outcome: Outcome) -> None:
+            if outcome.kind != Kind.VALUES:
+                answer(outcome)
+                return
+            request.answer = answer
+            context = self.keyring.open(operation.key, outcome.context)
+            self._write(operation._replace(context=outcome.context), context, request, place, False)
+
+        request.answer = was_read
+        GetOperation(self, request, place, self._config.r, EMPTY).start()
+
+    # Trouble
+
+    def storage_trouble(self, error: BaseException) -> Outcome:
+        """The answer when this node's own store can't serve."""
+        log.error("storage: %s", error)
+        return Outcome(
+            Kind.UNAVAILABLE,
+            needed=1,
+            detail="this node's store does not answer; the write may or may not exist",
+        )
+
+    def reply_was_no(self, node: int, kind: int, payload: bytes) -> None:
+        """A peer answered with something else than its reply; stale rings are mended."""
+        if kind != wire.Type.ERROR:
+            return
+        try:
+            code, text = wire.unpack_error(payload)
+        except Corrupt:
+            return
+        if code in (Code.STALE_RING, Code.NOT_READY):
+            self.on_stale_ring(node, code)
+        elif code != Code.EXPIRED:
+            log.warning("peer %s refused: %s", self.topology.host_name(node), text)
+
+
+class _TooLargeError(DynamoError):
+    """Key or value over its limit."""
+
+
+class _Forward:
+    """A write handed to an owner; the next one gets it when the first is silent.
+
+    All tries carry the same write id, so that a write which reached two
+    coordinators shows once.
+    """
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        operation: Operation,
+        request: Request,
+        owners: list[int],
+        coordinate_here: Callable[[Request, Place], None],
+    ) -> None:
+        self._coordinator = coordinator
+        self._request = request
+        self._owners = owners
+        self._coordinate_here = coordinate_here
+        self._payload = wire.pack_operation(operation)
+        self._answered = False
+        self._waiting = 0
+        self._best: Outcome | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._next()
+
+    def _next(self) -> None:
+        coordinator, request = self._coordinator, self._request
+        if self._timer is not None:
+            self._timer.cancel()
+        remaining_ms = request.remaining_ms()
+        if not self._owners or not remaining_ms:
+            if self._waiting and remaining_ms:
+                self._timer = coordinator.loop.call_later(request.remaining_s(), self._next)
+            else:
+                self._last_resort()
+            return
+        owner = self._owners.pop(0)
+        self._waiting += 1
+        coordinator.topology.links[owner].request(
+            wire.Type.FORWARD, self._payload, remaining_ms, self._replied, request.trace
+        )
+        patience = min(FORWARD_PATIENCE_S, request.remaining_s() / 2)
+        self._timer = coordinator.loop.call_later(patience, self._next)
+
+    def _replied(self, kind: int, payload: bytes) -> None:
+        self._waiting -= 1
+        if self._answered:
+            return
+        if kind == wire.Type.OPERATION_REPLY:
+            try:
+                outcome = wire.unpack_outcome(payload)
+            except Corrupt:
+                outcome = None
+            if outcome is not None and outcome.kind not in (Kind.OVERLOADED, Kind.UNAVAILABLE):
+                self._answer(outcome)
+                return
+            self._best = outcome or self._best
+        self._next()
+
+    def _last_resort(self) -> None:
+        """No owner could: be the stand-in that coordinates, or say what was heard."""
+        if self._answered:
+            return
+        if self._best is not None or not self._request.remaining_ms():
+            self._answer(
+                self._best
+                or Outcome(
+                    Kind.UNAVAILABLE,
+                    needed=1,
+                    detail="no owner of the key answered in time; "
+                    "the write may or may not exist: read the key before you write again",
+                )
+            )
+            return
+        self._answered = True
+        place = self._coordinator.topology.place(self._request.key)
+        self._coordinate_here(self._request, place)
+
+    def _answer(self, outcome: Outcome) -> None:
+        self._answered = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._request.answer(outcome)

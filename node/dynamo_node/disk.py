@@ -1,0 +1,180 @@
+"""Disk: who this disk belongs to, and what must survive a restart beside the data.
+
+Owns the metadata family: format, cluster, node name and disk id; the highest
+ring; the lease of births and the marker of a clean shutdown; leases granted to
+other nodes. A disk of another cluster, another node or a newer format is
+refused before anything is written to it.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct
+from typing import Final
+
+from dynamo_core.actors import INCARNATION_BYTES
+from dynamo_core.errors import CallerError, Corrupt
+from dynamo_core.ring import Ring
+from dynamo_node.config import SYNC, Config
+from dynamo_node.storage import META, UNREAD, StorageError, Store, Unread, families_in
+
+FORMAT: Final = 1
+_FORMAT_KEY: Final = b"format"
+_RING_KEY: Final = b"ring"
+_LEASE_KEY: Final = b"lease"
+_CLEAN_KEY: Final = b"clean"
+_GRANT_PREFIX: Final = b"grant/"
+_LEASE: Final = Struct(">8sI")
+_CLEAN: Final = Struct(">8sIIQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """What a clean shutdown left: births below `next_birth` are used, `keys` is exact."""
+
+    incarnation: bytes
+    next_birth: int
+    lease_end: int
+    keys: int
+
+
+class Disk:
+    """An open store that is known to be this node's; see `open_disk`."""
+
+    def __init__(self, store: Store, disk_id: str, fresh: bool) -> None:
+        self.store = store
+        self.disk_id = disk_id
+        self.fresh = fresh
+        """Formatted by this very start."""
+
+    async def take_clean_marker(self) -> Clean | None:
+        """The marker of a clean shutdown, removed durably: it is good for one start only."""
+        data = self._get(_CLEAN_KEY)
+        if data is None:
+            return None
+        self.store.delete(META, _CLEAN_KEY)
+        await self.store.durable()
+        if len(data) != _CLEAN.size:
+            return None
+        return Clean(*_CLEAN.unpack(data))
+
+    async def close_cleanly(self, clean: Clean) -> None:
+        """Leave the marker behind everything else and close."""
+        await self.store.durable()
+        self.store.put(
+            META,
+            _CLEAN_KEY,
+            _CLEAN.pack(clean.incarnation, clean.next_birth, clean.lease_end, clean.keys),
+        )
+        await self.store.close()
+
+    def put_lease(self, incarnation: bytes, lease_end: int) -> None:
+        """Note a lease of births; it holds once a commit that follows is durable."""
+        self.store.put(META, _LEASE_KEY, _LEASE.pack(incarnation, lease_end))
+
+    def ring(self) -> Ring | None:
+        """The highest ring that this disk has seen."""
+        data = self._get(_RING_KEY)
+        if data is None:
+            return None
+        try:
+            return Ring.from_bytes(data)
+        except CallerError as error:
+            raise Corrupt(f"the ring on disk can't be read: {error}") from error
+
+    async def keep_ring(self, ring: Ring) -> None:
+        """Make `ring` durable before anybody acts on it."""
+        self.store.put(META, _RING_KEY, ring.to_bytes())
+        await self.store.durable()
+
+    def granted(self, number: int) -> tuple[bytes, int] | None:
+        """(incarnation, lease end) last granted to node `number`."""
+        data = self._get(_GRANT_PREFIX + number.to_bytes(4, "big"))
+        if data is None or len(data) != _LEASE.size:
+            return None
+        incarnation, lease_end = _LEASE.unpack(data)
+        return incarnation, lease_end
+
+    async def grant(self, number: int, incarnation: bytes, lease_end: int) -> None:
+        """Note a grant durably; only then may it be said."""
+        self.store.put(
+            META, _GRANT_PREFIX + number.to_bytes(4, "big"), _LEASE.pack(incarnation, lease_end)
+        )
+        await self.store.durable()
+
+    def _get(self, key: bytes) -> bytes | None:
+        value = self.store.peek(META, key)
+        if isinstance(value, Unread):
+            found = self.store.scan(META, key, key + b"\x00", 1)
+            return found[0][1] if found else None
+        return value
+
+
+async def open_disk(config: Config) -> Disk:
+    """Open or format the node's disk.
+
+    Raises CallerError for a disk that is not this node's, StorageError for one
+    that doesn't work.
+    """
+    path = config.data_dir / "db"
+    try:
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"data_dir {config.data_dir}: {error.strerror}") from error
+    known = set(families_in(path))
+    if known and META not in known:
+        raise CallerError(f"{path} is a RocksDB, but not of this store; name another data_dir")
+    store = Store(path, sync=config.durability == SYNC, memory_bytes=config.memory_bytes)
+    try:
+        return await _identified(store, config, path)
+    except BaseException:
+        await store.close()
+        raise
+
+
+async def _identified(store: Store, config: Config, path: Path) -> Disk:
+    data = store.peek(META, _FORMAT_KEY)
+    if data is UNREAD:
+        found = store.scan(META, _FORMAT_KEY, _FORMAT_KEY + b"\x00", 1)
+        data = found[0][1] if found else None
+    if data is None:
+        disk_id = os.urandom(16).hex()
+        facts = {
+            "format": FORMAT,
+            "cluster_id": config.cluster_id.hex(),
+            "name": config.name,
+            "disk_id": disk_id,
+        }
+        store.put(META, _FORMAT_KEY, json.dumps(facts).encode())
+        await store.durable()
+        return Disk(store, disk_id, fresh=True)
+    assert isinstance(data, bytes)
+    try:
+        facts = json.loads(data)
+        disk_format, cluster_id = int(facts["format"]), str(facts["cluster_id"])
+        name, disk_id = str(facts["name"]), str(facts["disk_id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CallerError(f"{path}: the disk's own description is damaged: {error!r}") from error
+    if disk_format > FORMAT:
+        raise CallerError(
+            f"{path} has disk format {disk_format}; this version reads up to {FORMAT}: "
+            "start the newer version again"
+        )
+    if cluster_id != config.cluster_id.hex():
+        raise CallerError(
+            f"{path} is a disk of cluster {cluster_id}, but this node is of "
+            f"{config.cluster_id.hex()}; nothing was changed on it"
+        )
+    if name != config.name:
+        raise CallerError(
+            f"{path} is the disk of node {name!r}, but this is {config.name!r}; "
+            "nothing was changed on it"
+        )
+    return Disk(store, disk_id, fresh=False)
+
+
+def new_incarnation() -> bytes:
+    """64 random bits."""
+    return os.urandom(INCARNATION_BYTES)

@@ -1,0 +1,131 @@
+"""Inbound: the native connections that others open to this node (port 7070).
+
+Owns the accepting side of the handshake and what each role may send. A wrong
+cluster, target, key or a frame that the caller's role may not send ends the
+connection. What requests do belongs to `service`.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from dynamo_core.errors import CallerError, Corrupt
+from dynamo_core.frames import NO_DEADLINE, Frame, RingName, pack_frame
+from dynamo_core.handshake import ROLE_CLIENT, Acceptor, Hello, Identity
+from dynamo_core.wire import FROM_CLIENTS, Type
+from dynamo_node.framing import FramedProtocol
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_TIMEOUT_S: Final = 5.0
+CONNECTIONS_MAX: Final = 4096
+
+
+class Dispatch(Protocol):
+    """What `Inbound` needs of the node: see `service.Service`."""
+
+    def identity(self) -> Identity: ...
+    def ring_name(self) -> RingName: ...
+    def is_replaced(self, number: int, incarnation: bytes) -> bool: ...
+    def peer_called(self, hello: Hello) -> None: ...
+    def handle(self, caller: "Inbound", frame: Frame) -> None: ...
+
+
+class Inbound(FramedProtocol):
+    """The accepting end of one connection."""
+
+    def __init__(self, service: Dispatch, connections: "set[Inbound]") -> None:
+        super().__init__()
+        self._service = service
+        self._connections = connections
+        self._acceptor: Acceptor | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.hello: Hello | None = None
+        self._peer = ""
+
+    @property
+    def is_client(self) -> bool:
+        return self.hello is not None and self.hello.role == ROLE_CLIENT
+
+    def opened(self) -> None:
+        assert self.transport is not None
+        address = self.transport.get_extra_info("peername")
+        self._peer = f"{address[0]}:{address[1]}" if address else "?"
+        if len(self._connections) >= CONNECTIONS_MAX:
+            log.warning(
+                "native connection from %s refused: %d are open", self._peer, CONNECTIONS_MAX
+            )
+            self.abort()
+            return
+        self._connections.add(self)
+        self._timer = self.loop.call_later(HANDSHAKE_TIMEOUT_S, self.abort)
+
+    def frame_received(self, frame: Frame) -> None:
+        if self.hello is not None:
+            if self.hello.role == ROLE_CLIENT and frame.type not in FROM_CLIENTS:
+                raise Corrupt(f"a client sent a frame of type {frame.type}")
+            self._service.handle(self, frame)
+        elif frame.type == Type.HELLO and self._acceptor is None:
+            self._acceptor = Acceptor(
+                self._service.identity(), os.urandom(16), self._service.is_replaced
+            )
+            self._guarded(self._greet, frame)
+        elif frame.type == Type.PROOF and self._acceptor is not None:
+            self._guarded(self._admit, frame)
+        else:
+            raise Corrupt(f"a frame of type {frame.type} before the handshake")
+
+    def reply(self, request_id: int, kind: int, payload: bytes) -> None:
+        """Answer the request `request_id`; silently dropped if the caller has gone."""
+        if self.transport is not None:
+            self.send(pack_frame(kind, request_id, NO_DEADLINE, self._service.ring_name(), payload))
+
+    def pause_writing(self) -> None:
+        # Who doesn't read its answers is not read from either.
+        super().pause_writing()
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.transport is not None:
+            self.transport.resume_reading()
+
+    def abort(self, error: BaseException | None = None) -> None:
+        if error is not None:
+            log.warning("native connection from %s ended: %s", self._peer, error)
+        super().abort(error)
+
+    def closed(self, error: BaseException | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._connections.discard(self)
+
+    def _guarded(self, step: Callable[[Frame], None], frame: Frame) -> None:
+        try:
+            step(frame)
+        except (CallerError, Corrupt) as error:
+            log.warning("native connection from %s refused: %s", self._peer, error)
+            self.reply(0, Type.REFUSED, str(error).encode()[:1024])
+            self.close_soon()
+
+    def _greet(self, frame: Frame) -> None:
+        assert self._acceptor is not None
+        self.reply(0, Type.CHALLENGE, self._acceptor.hello(frame.payload))
+        if self._acceptor.caller.role == ROLE_CLIENT:
+            self._welcome(self._acceptor.caller)
+
+    def _admit(self, frame: Frame) -> None:
+        assert self._acceptor is not None
+        self._welcome(self._acceptor.proof(frame.payload))
+
+    def _welcome(self, hello: Hello) -> None:
+        self.hello = hello
+        self.peer_is_known()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.reply(0, Type.WELCOME, b"")
+        if hello.role != ROLE_CLIENT:
+            self._service.peer_called(hello)

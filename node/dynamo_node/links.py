@@ -1,0 +1,269 @@
+"""Links: the connections that this node opens to its peers, one for each.
+
+Owns dialling with backoff, the calling side of the handshake, matching replies
+to requests, and what traffic says about a peer's health (P§4.8.3: detection is
+local and driven by traffic). A peer is used when its link is up, not congested
+and not silent; whoever fails is tried again for ever.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from dynamo_core.errors import CallerError, Corrupt
+from dynamo_core.frames import NO_DEADLINE, NO_RING, Frame, RingName, pack_frame
+from dynamo_core.handshake import Caller, Identity
+from dynamo_core.ring import Member
+from dynamo_core.wire import Type
+from dynamo_node.framing import FramedProtocol
+
+log = logging.getLogger(__name__)
+
+LOST: Final = 0
+"""The type that a reply callback gets when the link went down instead."""
+
+OnReply: TypeAlias = Callable[[int, bytes], None]
+
+BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_MAX_S: Final = 1.0
+DIAL_TIMEOUT_S: Final = 2.0
+REQUESTS_MAX: Final = 100_000
+
+
+class _Connection(FramedProtocol):
+    """The calling end of one connection."""
+
+    def __init__(self, link: "Link") -> None:
+        super().__init__()
+        self._link = link
+        self._caller = Caller(link.identity(), link.member.name, os.urandom(16))
+        self.ready: asyncio.Future[bytes] = self.loop.create_future()
+
+    def opened(self) -> None:
+        self._say(Type.HELLO, self._caller.hello())
+
+    def frame_received(self, frame: Frame) -> None:
+        if self.ready.done():
+            self._link.reply_received(frame)
+        elif frame.type == Type.CHALLENGE:
+            try:
+                self._say(Type.PROOF, self._caller.challenge(frame.payload))
+            except CallerError as error:
+                self._fail(error)
+        elif frame.type == Type.WELCOME:
+            self.peer_is_known()
+            self.ready.set_result(self._caller.incarnation)
+        elif frame.type == Type.REFUSED:
+            self._fail(CallerError(frame.payload.decode(errors="replace")))
+        else:
+            raise Corrupt(f"a frame of type {frame.type} during the handshake")
+
+    def closed(self, error: BaseException | None) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error or ConnectionError("closed during the handshake"))
+            self.ready.exception()  # retrieved: the dialler may have given up
+        self._link.connection_closed(self)
+
+    def _say(self, kind: Type, payload: bytes) -> None:
+        self.send(pack_frame(kind, 0, NO_DEADLINE, NO_RING, payload))
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error)
+        self.abort()
+
+
+class Link:
+    """All this node has to do with one peer; `identity` is asked at each dial."""
+
+    def __init__(
+        self,
+        member: Member,
+        identity: Callable[[], Identity],
+        ring_name: Callable[[], RingName],
+        suspect_s: float,
+    ) -> None:
+        self.member = member
+        self.identity = identity
+        self.incarnation = b""
+        self.refusal = ""
+        """Why the peer, or what answers at its address, was refused last."""
+        self.on_up: Callable[[Link], None] = lambda link: None
+        self._ring_name = ring_name
+        self._suspect_s = suspect_s
+        self._loop = asyncio.get_running_loop()
+        self._connection: _Connection | None = None
+        self._waiting: dict[int, OnReply] = {}
+        self._next_id = 1
+        self._silent_since: float | None = None
+        self._suspect = False
+        self._dialler: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+
+    # Using
+
+    @property
+    def up(self) -> bool:
+        """Whether a connection stands."""
+        return self._connection is not None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests should go here first."""
+        connection = self._connection
+        return connection is not None and not self._suspect and not connection.congested
+
+    @property
+    def state(self) -> str:
+        """`up`, `suspect` (silent or congested) or `down`, as this node sees it."""
+        return "down" if not self.up else "up" if self.healthy else "suspect"
+
+    def request(
+        self, kind: int, payload: bytes, remaining_ms: int, on_reply: OnReply, trace: bytes = b""
+    ) -> int:
+        """Send a request; `on_reply(type, payload)` is called once, with LOST at the worst.
+
+        The reply may come after the deadline; whoever stops waiting says so
+        with `forget`. Returns the request id, 0 when nothing was sent.
+        """
+        connection = self._connection
+        if (
+            connection is None
+            or connection.congested
+            or len(self._waiting) >= REQUESTS_MAX
+            or remaining_ms <= 0
+        ):
+            # Not at once: the caller is still busy sending to the others.
+            self._loop.call_soon(on_reply, LOST, b"")
+            return 0
+        request_id = self._next_id
+        self._next_id = request_id + 1 if request_id < 0xFFFFFFFF else 1
+        self._waiting[request_id] = on_reply
+        if self._silent_since is None:
+            self._silent_since = self._loop.time()
+        connection.send(
+            pack_frame(kind, request_id, remaining_ms, self._ring_name(), payload, trace)
+        )
+        return request_id
+
+    def forget(self, request_id: int) -> None:
+        """Nobody waits for that reply any more."""
+        self._waiting.pop(request_id, None)
+
+    async def ask(self, kind: int, payload: bytes, timeout_s: float) -> tuple[int, bytes]:
+        """`request` as a coroutine; (LOST, b"") when no reply came in time."""
+        future: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
+
+        def reply(got: int, data: bytes) -> None:
+            if not future.done():
+                future.set_result((got, data))
+
+        request_id = self.request(kind, payload, max(1, int(timeout_s * 1000)), reply)
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return LOST, b""
+        finally:
+            self.forget(request_id)
+
+    def check(self, now: float, late_s: float) -> None:
+        """Look at the silence; `late_s` is how late this check itself came.
+
+        A loop that lagged has not read what its peers sent: it doubts itself
+        first and gives them that time again.
+        """
+        if self._silent_since is None:
+            return
+        self._silent_since = min(now, self._silent_since + late_s)
+        if not self._suspect and now - self._silent_since > self._suspect_s:
+            self._suspect = True
+            log.warning("peer %s is silent, suspected", self.member.name)
+
+    # Connecting
+
+    @property
+    def started(self) -> bool:
+        return self._dialler is not None
+
+    def start(self) -> None:
+        self._dialler = self._loop.create_task(self._dial_forever())
+
+    async def stop(self) -> None:
+        if self._dialler is not None:
+            self._dialler.cancel()
+            await asyncio.gather(self._dialler, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.close_soon()
+
+    def dial_now(self) -> None:
+        """The peer has just called: it is worth a try before the backoff ends."""
+        self._wake.set()
+
+    def reconnect(self) -> None:
+        """Drop the connection and open another, e.g. under a new incarnation."""
+        if self._connection is not None:
+            self._connection.abort()
+        self._wake.set()
+
+    async def _dial_forever(self) -> None:
+        backoff = BACKOFF_FIRST_S
+        while True:
+            self._wake.clear()
+            connection: _Connection | None = None
+            try:
+                async with asyncio.timeout(DIAL_TIMEOUT_S):
+                    _, connection = await self._loop.create_connection(
+                        lambda: _Connection(self), self.member.host, self.member.native_port
+                    )
+                    incarnation = await connection.ready
+            except (OSError, TimeoutError, CallerError, Corrupt) as error:
+                if connection is not None:
+                    connection.abort()
+                if isinstance(error, CallerError) and str(error) != self.refusal:
+                    self.refusal = str(error)
+                    log.warning("peer %s: %s", self.member.name, error)
+            else:
+                backoff = BACKOFF_FIRST_S
+                self._connected(connection, incarnation)
+                while self._connection is connection:
+                    await self._wake.wait()
+                    self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), backoff)
+            except TimeoutError:
+                backoff = min(BACKOFF_MAX_S, backoff * 2)
+
+    def _connected(self, connection: _Connection, incarnation: bytes) -> None:
+        if connection.transport is None:  # closed right after its welcome
+            return
+        self._connection = connection
+        self._silent_since = None
+        self._suspect = False
+        self.refusal = ""
+        self.incarnation = incarnation
+        log.info("peer %s is up, incarnation %s", self.member.name, incarnation.hex())
+        self.on_up(self)
+
+    def connection_closed(self, connection: _Connection) -> None:
+        """Called by the connection; fails all that wait for a reply on it."""
+        if self._connection is not connection:
+            return
+        self._connection = None
+        self._silent_since = None
+        log.warning("peer %s is down", self.member.name)
+        waiting, self._waiting = self._waiting, {}
+        for on_reply in waiting.values():
+            on_reply(LOST, b"")
+        self._wake.set()
+
+    def reply_received(self, frame: Frame) -> None:
+        """Called by the connection for every frame after the handshake."""
+        if self._suspect:
+            self._suspect = False
+            log.info("peer %s answers again", self.member.name)
+        on_reply = self._waiting.pop(frame.request_id, None)
+        self._silent_since = self._loop.time() if self._waiting else None
+        if on_reply is not None:
+            on_reply(frame.type, frame.payload)

@@ -1,0 +1,327 @@
+"""Node: one storage node, put together.
+
+Owns the life of the parts: disk, incarnation, ring, links, replica,
+coordinator, handoff and pings; and the facts that others see of them. What
+goes over which port belongs to `service`, `http` and `admin`.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from dynamo_core.actors import Minter
+from dynamo_core.errors import CallerError, DynamoError
+from dynamo_core.frames import RingName
+from dynamo_core.handshake import Identity
+from dynamo_core.objects import FEATURE_LEVEL
+from dynamo_core.ring import Ring
+from dynamo_core.wire import Code, Lease, Type
+from dynamo_node import __version__
+from dynamo_node.config import Config
+from dynamo_node.coordinator import Coordinator
+from dynamo_node.disk import Clean, Disk, new_incarnation, open_disk
+from dynamo_node.handoff import Handoff, count_hints
+from dynamo_node.incarnations import confirmed
+from dynamo_node.links import Link
+from dynamo_node.pings import Pings
+from dynamo_node.replica import LEASE_BIRTHS, Replica
+from dynamo_node.storage import OBJECTS, StorageError
+from dynamo_node.topology import Topology
+
+log = logging.getLogger(__name__)
+
+RING_TIMEOUT_S: Final = 2.0
+
+
+class RingConflictError(DynamoError):
+    """A ring was posted whose parent is not the ring held; that one is told."""
+
+
+class Node:
+    """Everything but the doors; made by `start_node`."""
+
+    def __init__(self, config: Config, disk: Disk, clean: Clean | None) -> None:
+        self.config = config
+        self.disk = disk
+        self.topology = Topology()
+        self.replica = Replica(disk, config.limits)
+        self.replica.on_new_incarnation = self._new_incarnation
+        self.coordinator = Coordinator(config, self.topology, self.replica)
+        self.coordinator.on_stale_ring = self._ring_trouble
+        self.handoff = Handoff(disk.store, self.replica, self.topology)
+        self.pings = Pings(self)
+        self.stopping = False
+        self.stopped = asyncio.Event()
+        self.failure: StorageError | None = None
+        self.incarnation = clean.incarnation if clean else new_incarnation()
+        self.peers: dict[int, dict[str, Any]] = {}
+        """What each peer last said of itself, by node number."""
+        self._clean = clean
+        self._started = time.monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ring_lock = asyncio.Lock()
+        self._write_ids = (os.urandom(8), 0)
+        disk.store.on_broken = self._store_broke
+
+    # Identity
+
+    def identity(self) -> Identity:
+        return Identity(
+            self.config.cluster_id,
+            self.config.name,
+            self.topology.number,
+            self.incarnation,
+            self.config.keyring,
+        )
+
+    def write_id(self) -> bytes:
+        """16 bytes that no other write has: random per start, then counted."""
+        start, count = self._write_ids
+        self._write_ids = (start, count + 1)
+        return start + count.to_bytes(8, "big")
+
+    @property
+    def recovering(self) -> bool:
+        """Whether this disk is not the one the ring counts on: it abstains from reads."""
+        return self.coordinator.recovering
+
+    @property
+    def ready(self) -> bool:
+        """Whether this node may serve: it holds a ring, can mint and isn't stopping."""
+        return (
+            self.topology.ring is not None
+            and self.replica.minter is not None
+            and not self.stopping
+            and self.failure is None
+        )
+
+    @property
+    def state(self) -> str:
+        if self.stopping:
+            return "leaving"
+        if self.topology.ring is None:
+            return "waiting"
+        return "recovering" if self.recovering else "up"
+
+    # Life
+
+    async def start(self) -> None:
+        """Count what is here, take up the ring on disk, begin the loops."""
+        self.replica.hints = await count_hints(self.disk.store)
+        if self._clean is not None:
+            self.replica.keys = self._clean.keys
+        else:
+            self.in_background(self._count_keys())
+        ring = self.disk.ring()
+        if ring is not None:
+            await self._adopt(ring, persist=False)
+        self.in_background(self.handoff.run())
+        self.in_background(self.pings.run())
+
+    async def stop(self) -> None:
+        """End all loops and links and close the disk with the clean marker."""
+        self.stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(link.stop() for link in self.topology.links.values()))
+        minter, keys = self.replica.minter, self.replica.key_count
+        if self.failure is not None or minter is None or keys is None:
+            await self.disk.store.close()
+            return
+        await self.disk.close_cleanly(
+            Clean(minter.incarnation, minter.next_birth, minter.lease_end, keys)
+        )
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until it ends or the node stops."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a background task failed: %r", error, exc_info=error)
+
+    async def _count_keys(self) -> None:
+        counted_from = self.replica.keys_since_count
+        count = await self.disk.store.count(OBJECTS)
+        self.replica.keys = count - counted_from
+
+    def _store_broke(self, error: StorageError) -> None:
+        # Nothing in memory is trusted any more. The process ends without the
+        # clean marker, and its next start takes a new incarnation.
+        log.critical("%s; stopping, to start again under a new incarnation", error)
+        self.failure = error
+        self.stopped.set()
+
+    # Ring
+
+    async def post_ring(self, ring: Ring) -> None:
+        """A publisher's next ring: its parent must be the ring held here.
+
+        Raises RingConflictError when it isn't, CallerError when the ring can't be this
+        node's. The ring that is held already is accepted again.
+        """
+        held = self.topology.ring
+        if held is not None and ring.id == held.id:
+            return
+        if held is not None and ring.parent != held.id:
+            raise RingConflictError(
+                f"the ring names parent {ring.parent or 'none'}, but the ring held here is "
+                f"{held.id} of epoch {held.epoch}"
+            )
+        await self.learn_ring(ring)
+
+    async def learn_ring(self, ring: Ring) -> None:
+        """Take up a ring if it is higher than the one held (design: order)."""
+        if ring.cluster_id != self.config.cluster_id.hex():
+            raise CallerError(
+                f"the ring is of cluster {ring.cluster_id}, this node of "
+                f"{self.config.cluster_id.hex()}"
+            )
+        async with self._ring_lock:
+            if RingName(ring.epoch, bytes.fromhex(ring.id)) > self.topology.name:
+                await self._adopt(ring, persist=True)
+
+    async def _adopt(self, ring: Ring, persist: bool) -> None:
+        me = ring.member_named(self.config.name)
+        if me is None:
+            names = ", ".join(m.name for m in ring.members[:10])
+            raise CallerError(
+                f"the ring of epoch {ring.epoch} has no member {self.config.name!r} ({names})"
+            )
+        if persist:
+            await self.disk.keep_ring(ring)
+        renumbered = self.topology.number != me.number
+        gone = self.topology.adopt(ring, me.number, lambda n: self._link(ring, n))
+        for link in self.topology.links.values():
+            if not link.started:
+                link.start()
+            elif renumbered:
+                link.reconnect()
+        await asyncio.gather(*(link.stop() for link in gone))
+        # Only a disk that the ring names starts complete (design: disks).
+        self.coordinator.recovering = me.disk_id != self.disk.disk_id
+        log.info(
+            "ring of epoch %d, id %s: %d members, this is number %d%s",
+            ring.epoch,
+            ring.id,
+            len(ring.members),
+            me.number,
+            "; its disk is not the one the ring names: recovering" if self.recovering else "",
+        )
+        if self.replica.minter is None or renumbered:
+            self.in_background(self._take_up_incarnation(me.number))
+
+    def _link(self, ring: Ring, number: int) -> Link:
+        link = Link(
+            ring.member(number),
+            self.identity,
+            lambda: self.topology.name,
+            self.config.timing.suspect_ms / 1000,
+        )
+        link.on_up = lambda _: self.handoff.wake()
+        return link
+
+    async def _take_up_incarnation(self, number: int) -> None:
+        clean, self._clean = self._clean, None
+        if clean is not None:
+            until = min(clean.lease_end + LEASE_BIRTHS, 0xFFFFFFFF)
+            minter = Minter(number, clean.incarnation, clean.next_birth, clean.lease_end)
+            lease = Lease(number, clean.incarnation, clean.lease_end, until)
+            if until > clean.lease_end and await confirmed(self.topology.links.values(), lease):
+                self.replica.lease(minter, until, lambda: self._mint_with(minter))
+                return
+            log.info("the last incarnation was not confirmed by the peers; taking a new one")
+            self.incarnation = new_incarnation()
+            for link in self.topology.links.values():
+                link.reconnect()
+        minter = Minter(number, self.incarnation)
+        self.replica.lease(minter, 1 + LEASE_BIRTHS, lambda: self._mint_with(minter))
+
+    def _mint_with(self, minter: Minter) -> None:
+        self.replica.minter = minter
+        log.info("ready as %s, incarnation %s", self.config.name, minter.incarnation.hex())
+
+    def _new_incarnation(self, incarnation: bytes) -> None:
+        log.info("all births of the incarnation are used; going on as %s", incarnation.hex())
+        self.incarnation = incarnation
+        for link in self.topology.links.values():
+            link.reconnect()
+
+    def _ring_trouble(self, number: int, code: int) -> None:
+        """A peer's ring differs: teach it, or learn from it."""
+        self.in_background(self._exchange_rings(number, teach=code == Code.NOT_READY))
+
+    async def _exchange_rings(self, number: int, teach: bool) -> None:
+        link, ring = self.topology.links.get(number), self.topology.ring
+        if link is None or ring is None:
+            return
+        if teach:
+            await link.ask(Type.RING, ring.to_bytes(), RING_TIMEOUT_S)
+            return
+        kind, payload = await link.ask(Type.RING, b"", RING_TIMEOUT_S)
+        if kind == Type.RING_REPLY and payload:
+            try:
+                await self.learn_ring(Ring.from_bytes(payload))
+            except CallerError as error:
+                log.warning("the ring of %s is refused: %s", link.member.name, error)
+
+    # Facts
+
+    def facts(self) -> dict[str, Any]:
+        """What this node says of itself to its peers: for display, never as proof."""
+        names = self.topology.host_name
+        return {
+            "state": self.state,
+            "incarnation": self.incarnation.hex(),
+            "keys": self.replica.key_count,
+            "hints_pending": {names(n): count for n, count in self.replica.hints.items()},
+            "epoch": self.topology.name.epoch,
+            "ring_id": self.topology.name.id.hex(),
+        }
+
+    def heard(self, number: int, facts: dict[str, Any]) -> None:
+        """A peer said this of itself."""
+        self.peers[number] = facts
+
+    def status(self) -> dict[str, Any]:
+        """`GET /admin/status`."""
+        config, ring = self.config, self.topology.ring
+        facts = self.facts()
+        return {
+            "cluster_id": config.cluster_id.hex(),
+            "cluster_name": config.cluster_name,
+            "name": config.name,
+            "number": self.topology.number or None,
+            "incarnation": self.incarnation.hex(),
+            "disk_id": self.disk.disk_id,
+            "ring": None if ring is None else {"epoch": ring.epoch, "id": ring.id},
+            "state": facts["state"],
+            "ready": self.ready,
+            "version": __version__,
+            "feature_levels": [FEATURE_LEVEL, FEATURE_LEVEL],
+            "keys": facts["keys"],
+            "hints_pending": facts["hints_pending"],
+            "durability": config.durability,
+            "quorum": {
+                "n": None if ring is None else ring.replication,
+                "r": config.r,
+                "w": config.w,
+            },
+            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "pid": os.getpid(),
+        }
+
+
+async def start_node(config: Config) -> Node:
+    """Open the disk and make the node; raises CallerError or StorageError."""
+    disk = await open_disk(config)
+    node = Node(config, disk, await disk.take_clean_marker())
+    await node.start()
+    return node

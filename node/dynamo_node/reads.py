@@ -1,0 +1,234 @@
+"""Reads: one get, carried out by the node that coordinates it (P§4.5, §5).
+
+Owns the shell around `GetQuorum`: it reads locally without a call to itself,
+asks the other replicas in parallel for heads, answers at R, and afterwards
+brings those up to date that replied with something older.
+"""
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dynamo_core import objects, wire
+from dynamo_core.errors import Corrupt
+from dynamo_core.outcomes import Kind, Outcome
+from dynamo_core.quorum import NOBODY, Ask, GetQuorum
+from dynamo_core.versions import EMPTY, Clock
+from dynamo_node.links import Link
+from dynamo_node.topology import Place
+
+if TYPE_CHECKING:
+    from dynamo_node.coordinator import Coordinator, Request
+
+
+class GetOperation:
+    """One read in flight; it lives until the stragglers have answered or are given up."""
+
+    __slots__ = (
+        "_answered",
+        "_asked",
+        "_coordinator",
+        "_finished",
+        "_machine",
+        "_place",
+        "_request",
+        "_timer",
+        "_waits_for_stragglers",
+    )
+
+    def __init__(
+        self,
+        coordinator: "Coordinator",
+        request: "Request",
+        place: Place,
+        r: int,
+        floor: Clock = EMPTY,
+    ) -> None:
+        self._coordinator = coordinator
+        self._request = request
+        self._place = place
+        topology = coordinator.topology
+        self._machine = GetQuorum(
+            place.owners, place.others, topology.number, r, topology.healthy, floor
+        )
+        self._asked: dict[int, tuple[Link, int]] = {}
+        self._answered = False
+        self._finished = False
+        self._waits_for_stragglers = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        coordinator = self._coordinator
+        self._timer = coordinator.loop.call_later(
+            min(coordinator.hedge_s, self._request.remaining_s()), self._time_passed
+        )
+        self._ask_all(self._machine.start())
+        self._after_reply()
+
+    def _ask_all(self, asks: list[Ask]) -> None:
+        coordinator, request = self._coordinator, self._request
+        ask_self = False
+        for node, whole in asks:
+            if node == self._machine.local:
+                ask_self = True
+                continue
+            link = coordinator.topology.links[node]
+            request_id = link.request(
+                wire.Type.READ,
+                wire.pack_read(request.key, whole),
+                request.remaining_ms(),
+                partial(self._replied, node),
+                request.trace,
+            )
+            self._asked[node] = (link, request_id)
+        if ask_self:  # last: the others work meanwhile
+            coordinator.replica.read(
+                request.key, self._place.digest, self._place.owners, self._read_here
+            )
+
+    def _read_here(self, obj: bytes | None) -> None:
+        machine = self._machine
+        if self._coordinator.recovering:
+            self._ask_all(machine.failed(machine.local))
+        elif obj is None:
+            self._ask_all(machine.replied(machine.local, None, None))
+        else:
+            self._ask_all(machine.replied(machine.local, objects.head_of(obj), obj))
+        self._after_reply()
+
+    def _replied(self, node: int, kind: int, payload: bytes) -> None:
+        machine = self._machine
+        self._asked.pop(node, None)
+        try:
+            if kind == wire.Type.READ_REPLY:
+                found, reap_round, data = wire.unpack_read_reply(payload)
+                if found == wire.Found.WHOLE:
+                    asks = machine.replied(node, objects.head_of(data), data, reap_round)
+                elif found == wire.Found.HEAD:
+                    asks = machine.replied(node, objects.head_of(data), None, reap_round)
+                elif found == wire.Found.NOTHING:
+                    asks = machine.replied(node, None, None, reap_round)
+                else:
+                    asks = machine.failed(node)
+            else:
+                self._coordinator.reply_was_no(node, kind, payload)
+                asks = machine.failed(node)
+        except Corrupt:
+            asks = machine.failed(node)
+        self._ask_all(asks)
+        self._after_reply()
+
+    def _after_reply(self) -> None:
+        machine = self._machine
+        if machine.ready and not self._answered:
+            self._succeed()
+        if machine.settled:
+            if not self._answered:
+                self._fail()
+            self._finish()
+
+    def _time_passed(self) -> None:
+        loop, request = self._coordinator.loop, self._request
+        if self._answered:
+            if self._waits_for_stragglers:
+                self._finish()
+                return
+            self._waits_for_stragglers = True
+            self._timer = loop.call_later(self._coordinator.straggler_ms / 1000, self._time_passed)
+        elif request.remaining_s() <= 0:
+            self._fail()
+            self._finish()
+        else:
+            self._timer = loop.call_later(request.remaining_s(), self._time_passed)
+            self._ask_all(self._machine.hedge())
+            self._after_reply()
+
+    def _succeed(self) -> None:
+        machine, coordinator = self._machine, self._coordinator
+        obj = machine.answer
+        token = ""
+        siblings: tuple[objects.Sibling, ...] = ()
+        if obj is not None:
+            held = objects.from_bytes(obj)
+            show = objects.last_written if coordinator.last_write_wins else objects.shown
+            siblings = show(held)
+            token = coordinator.keyring.seal(
+                self._request.key,
+                objects.clock_bytes_of(obj),
+                machine.reap_round,
+                machine.fastest,
+            )
+        self._answer(
+            Outcome(
+                Kind.VALUES if siblings else Kind.ABSENT,
+                token,
+                siblings,
+                machine.primary,
+                machine.standin,
+                machine.r,
+                machine.got,
+                "" if siblings else "the key has no value",
+            )
+        )
+
+    def _fail(self) -> None:
+        machine = self._machine
+        if machine.below_floor:
+            kind = Kind.NOT_YET
+            detail = (
+                "no replica that could be reached has yet what the context has seen; "
+                "read again, or without the context for what there is"
+            )
+        else:
+            kind = Kind.UNAVAILABLE
+            detail = (
+                f"{machine.got} of {machine.r} replicas needed answered in time; "
+                "whether the key has a value is not known"
+            )
+        self._answer(
+            Outcome(
+                kind,
+                primary=machine.primary,
+                standin=machine.standin,
+                needed=machine.r,
+                got=machine.got,
+                detail=detail,
+            )
+        )
+
+    def _answer(self, outcome: Outcome) -> None:
+        if not self._answered:
+            self._answered = True
+            self._request.answer(outcome)
+
+    def _finish(self) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for link, request_id in self._asked.values():
+            link.forget(request_id)
+        self._asked.clear()
+        found = self._machine.repairs() if self._machine.ready else None
+        if found is not None:
+            self._repair(*found)
+
+    def _repair(self, obj: bytes, stale: list[int]) -> None:
+        coordinator, key = self._coordinator, self._request.key
+        payload = wire.pack_write(key, obj, NOBODY, self._machine.reap_round, False)
+        for node in stale:
+            if node == self._machine.local:
+                coordinator.replica.merge(key, self._place.digest, obj, _repaired)
+            else:
+                coordinator.topology.links[node].request(
+                    wire.Type.WRITE, payload, coordinator.straggler_ms, _repair_answered
+                )
+
+
+def _repaired(error: BaseException | None) -> None:
+    """A repair binds nobody: the next read or anti-entropy tries again."""
+
+
+def _repair_answered(kind: int, payload: bytes) -> None:
+    """See `_repaired`."""

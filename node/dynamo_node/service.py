@@ -1,0 +1,233 @@
+"""Service: what other nodes and native clients may ask of this node.
+
+Owns the handling of every request frame after the handshake: replica reads and
+writes, forwarded and clients' operations, pings, rings and leases. Expired
+requests are dropped before they are decoded; a peer whose ring differs is
+taught or learns before it is answered.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from dynamo_core import objects, wire
+from dynamo_core.errors import CallerError, Corrupt, DynamoError
+from dynamo_core.frames import NO_DEADLINE, Frame, RingName
+from dynamo_core.handshake import Hello, Identity
+from dynamo_core.ring import Ring
+from dynamo_core.wire import Code, Found, Type
+from dynamo_node.inbound import Inbound
+
+if TYPE_CHECKING:
+    from dynamo_node.node import Node
+
+log = logging.getLogger(__name__)
+
+NO_DEADLINE_MS: Final = 60_000
+
+
+class Service:
+    """Dispatches inbound frames; one per node."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._newest: dict[int, bytes] = {}
+        self._replaced: set[tuple[int, bytes]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._handlers: dict[int, Callable[[Inbound, Frame], None]] = {
+            Type.READ: self._read,
+            Type.WRITE: self._write,
+            Type.FORWARD: self._operate,
+            Type.OPERATION: self._operate,
+            Type.PING: self._ping,
+            Type.RING: self._ring,
+            Type.LEASE: self._lease,
+            Type.CLUSTER: self._cluster,
+        }
+
+    # What `Inbound` asks
+
+    def identity(self) -> Identity:
+        return self._node.identity()
+
+    def ring_name(self) -> RingName:
+        return self._node.topology.name
+
+    def is_replaced(self, number: int, incarnation: bytes) -> bool:
+        return (number, incarnation) in self._replaced
+
+    def peer_called(self, hello: Hello) -> None:
+        """A peer has proven who it is: its incarnation replaces the one known before."""
+        known = self._newest.get(hello.number)
+        if hello.number:
+            if known is not None and known != hello.incarnation:
+                self._replaced.add((hello.number, known))
+            self._newest[hello.number] = hello.incarnation
+        link = self._node.topology.links.get(hello.number)
+        if link is not None:
+            link.dial_now()
+
+    def handle(self, caller: Inbound, frame: Frame) -> None:
+        if frame.remaining_ms == 0:
+            caller.reply(frame.request_id, Type.ERROR, wire.pack_error(Code.EXPIRED))
+            return
+        handler = self._handlers.get(frame.type)
+        if handler is None:
+            raise Corrupt(f"a frame of type {frame.type}, which is not a request")
+        try:
+            handler(caller, frame)
+        except Corrupt as error:
+            log.warning("a request of type %d is malformed: %s", frame.type, error)
+            self._error(caller, frame, Code.BAD_REQUEST, str(error))
+        except DynamoError as error:
+            self._error(caller, frame, Code.STORAGE, str(error))
+
+    # Replica
+
+    def _ring_differs(self, caller: Inbound, frame: Frame) -> bool:
+        """Whether sender and receiver hold different rings; the sender mends that."""
+        mine = self._node.topology.name
+        if (frame.epoch, frame.ring_id) == mine:
+            return False
+        behind = mine < (frame.epoch, frame.ring_id)
+        code = Code.NOT_READY if behind else Code.STALE_RING
+        self._error(caller, frame, code, f"this node's ring is of epoch {mine.epoch}")
+        return True
+
+    def _read(self, caller: Inbound, frame: Frame) -> None:
+        if self._ring_differs(caller, frame):
+            return
+        key, whole = wire.unpack_read(frame.payload)
+        node = self._node
+        place = node.topology.place(key)
+        request_id = frame.request_id
+
+        def read(obj: bytes | None) -> None:
+            if node.recovering:
+                reply = wire.pack_read_reply(Found.ABSTAINS, 0)
+            elif obj is None:
+                reply = wire.pack_read_reply(Found.NOTHING, 0)
+            elif whole:
+                reply = wire.pack_read_reply(Found.WHOLE, 0, obj)
+            else:
+                reply = wire.pack_read_reply(Found.HEAD, 0, objects.head_of(obj))
+            caller.reply(request_id, Type.READ_REPLY, reply)
+
+        node.replica.read(key, place.digest, place.owners, read)
+
+    def _write(self, caller: Inbound, frame: Frame) -> None:
+        if self._ring_differs(caller, frame):
+            return
+        write = wire.unpack_write(frame.payload)
+        place = self._node.topology.place(write.key)
+        request_id = frame.request_id
+
+        def written(error: BaseException | None) -> None:
+            if error is None:
+                caller.reply(request_id, Type.WRITTEN, b"")
+            else:
+                self._error(caller, frame, Code.STORAGE, str(error))
+
+        replica = self._node.replica
+        if write.hint_for and write.hint_for != self._node.topology.number:
+            replica.hint(
+                write.key,
+                place.digest,
+                write.hint_for,
+                write.obj,
+                write.reap_round,
+                written,
+                write.sync,
+            )
+        else:
+            replica.merge(write.key, place.digest, write.obj, written, write.sync)
+
+    # Operations
+
+    def _operate(self, caller: Inbound, frame: Frame) -> None:
+        operation = wire.unpack_operation(frame.payload)
+        request_id = frame.request_id
+        remaining_ms = frame.remaining_ms if frame.remaining_ms != NO_DEADLINE else NO_DEADLINE_MS
+        if operation.write_id == bytes(16):
+            operation = operation._replace(write_id=self._node.write_id())
+        self._node.coordinator.operate(
+            operation,
+            remaining_ms,
+            lambda outcome: caller.reply(
+                request_id, Type.OPERATION_REPLY, wire.pack_outcome(outcome)
+            ),
+            frame.trace,
+            forwarded=frame.type == Type.FORWARD,
+        )
+
+    # Membership
+
+    def _ping(self, caller: Inbound, frame: Frame) -> None:
+        if caller.hello is not None:
+            self._node.heard(caller.hello.number, _facts(frame.payload))
+        caller.reply(frame.request_id, Type.PONG, json.dumps(self._node.facts()).encode())
+
+    def _ring(self, caller: Inbound, frame: Frame) -> None:
+        """An empty payload asks for the ring held here; another one is a ring to learn."""
+        if not frame.payload:
+            ring = self._node.topology.ring
+            caller.reply(
+                frame.request_id, Type.RING_REPLY, ring.to_bytes() if ring is not None else b""
+            )
+            return
+        self._in_background(self._learn(caller, frame))
+
+    async def _learn(self, caller: Inbound, frame: Frame) -> None:
+        try:
+            await self._node.learn_ring(Ring.from_bytes(frame.payload))
+        except (CallerError, DynamoError) as error:
+            self._error(caller, frame, Code.BAD_REQUEST, str(error))
+            return
+        caller.reply(frame.request_id, Type.RING_REPLY, b"")
+
+    def _lease(self, caller: Inbound, frame: Frame) -> None:
+        lease = wire.unpack_lease(frame.payload)
+        if caller.hello is None or caller.hello.number != lease.number:
+            raise Corrupt("a lease is asked for by another node than its own")
+        self._in_background(self._grant(caller, frame, lease))
+
+    async def _grant(self, caller: Inbound, frame: Frame, lease: wire.Lease) -> None:
+        disk = self._node.disk
+        known = disk.granted(lease.number)
+        stale = (
+            known is not None and known[0] == lease.incarnation and known[1] > lease.held_until
+        ) or self.is_replaced(lease.number, lease.incarnation)
+        try:
+            if not stale:
+                await disk.grant(lease.number, lease.incarnation, lease.wanted_until)
+        except DynamoError as error:
+            self._error(caller, frame, Code.STORAGE, str(error))
+            return
+        caller.reply(frame.request_id, Type.LEASE_REPLY, b"\x00" if stale else b"\x01")
+
+    def _cluster(self, caller: Inbound, frame: Frame) -> None:
+        """The ring, for clients that go straight to the replicas (P§6.4)."""
+        ring = self._node.topology.ring
+        caller.reply(
+            frame.request_id, Type.CLUSTER_REPLY, ring.to_bytes() if ring is not None else b""
+        )
+
+    def _error(self, caller: Inbound, frame: Frame, code: Code, text: str) -> None:
+        caller.reply(frame.request_id, Type.ERROR, wire.pack_error(code, text[:512]))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _facts(payload: bytes) -> dict[str, Any]:
+    try:
+        facts = json.loads(payload)
+    except ValueError as error:
+        raise Corrupt("a ping's facts are not JSON") from error
+    if not isinstance(facts, dict):
+        raise Corrupt("a ping's facts are not an object")
+    return facts

@@ -1,0 +1,359 @@
+"""Storage: the one door to RocksDB, with group commit.
+
+Owns column families, the batch of the running loop tick, durability and
+blocking calls. All writes of a tick go into one batch; the batch reaches the
+WAL at the tick's end; in a thread of its own one fsync covers everything
+written so far; then all who wait are told (design: group commit). Reads see
+the batch that isn't written yet.
+
+No call here blocks the event loop: a read that memory can't answer goes to a
+thread, and a write that RocksDB would stall is tried again a little later.
+After a failed write or sync nothing in memory is trusted: the store is broken,
+everybody who waits is told, and the node has to reopen it under a new
+incarnation.
+
+Forbidden here: what the bytes mean.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    ColumnFamily,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from dynamo_core.errors import DynamoError
+
+OBJECTS: Final = "objects"
+HINTS: Final = "hints"
+META: Final = "meta"
+FAMILIES: Final = (OBJECTS, HINTS, META)
+
+STALL_RETRY_S: Final = 0.005
+LOADERS: Final = 2
+LOG_FILES_KEPT: Final = 3
+
+Done: TypeAlias = Callable[[BaseException | None], None]
+Loaded: TypeAlias = Callable[[bytes | None], None]
+
+
+class StorageError(DynamoError):
+    """The disk or RocksDB refused; the cause is chained."""
+
+
+class Unread:
+    """The type of UNREAD: memory can't tell, the disk has to be asked."""
+
+
+UNREAD: Final = Unread()
+
+
+class Store:
+    """An open RocksDB; every method but `scan` and `open` belongs to the event loop.
+
+    `on_broken` is called once, on the loop, when a write or sync has failed.
+    """
+
+    def __init__(self, path: Path, *, sync: bool, memory_bytes: int) -> None:
+        self._sync = sync
+        self._broken: StorageError | None = None
+        self._closed = False
+        self.on_broken: Callable[[StorageError], None] = lambda error: None
+        try:
+            options = _options(memory_bytes)
+            self._db = Rdict(str(path), options, dict.fromkeys(FAMILIES, options))
+        except Exception as error:  # rocksdict raises plain Exception
+            raise StorageError(f"the store at {path} can't be opened: {error}") from error
+        self._families: dict[str, Rdict] = {f: self._db.get_column_family(f) for f in FAMILIES}
+        self._handles: dict[str, ColumnFamily] = {
+            f: self._db.get_column_family_handle(f) for f in FAMILIES
+        }
+        self._write_options = WriteOptions()
+        self._write_options.no_slowdown = True
+        self._overlay: dict[str, dict[bytes, bytes | None]] = {f: {} for f in FAMILIES}
+        self._batch = WriteBatch(raw_mode=True)
+        self._dirty = False
+        self._scheduled = False
+        self._tick_waiters: list[Done] = []
+        self._tick_sync_waiters: list[Done] = []
+        self._to_sync: list[Done] = []
+        self._syncing: list[Done] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._flusher = threading.Thread(target=self._flush_forever, name="wal-sync", daemon=True)
+        self._flusher.start()
+        self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="load")
+        self._to_load: list[tuple[str, bytes, Loaded]] = []
+
+    # Reading
+
+    def peek(self, family: str, key: bytes) -> bytes | Unread | None:
+        """What is stored under `key` if memory can tell, else UNREAD."""
+        overlay = self._overlay[family]
+        if overlay and key in overlay:
+            return overlay[key]
+        if self._broken is not None:
+            raise self._broken
+        found, value = self._families[family].key_may_exist(key, True)  # type: ignore[misc]
+        if not found:
+            return None
+        return UNREAD if value is None else value
+
+    def load(self, family: str, key: bytes, done: Loaded) -> None:
+        """Read `key` from disk in a thread, together with the tick's other loads.
+
+        The caller must hold back writes to `key` until `done` is called. When
+        the read fails the store is broken and `done` is not called.
+        """
+        if not self._to_load:
+            self._loop.call_soon(self._start_loads)
+        self._to_load.append((family, key, done))
+
+    def _start_loads(self) -> None:
+        wanted, self._to_load = self._to_load, []
+        future = self._loop.run_in_executor(self._loaders, self._multi_get, wanted)
+        future.add_done_callback(lambda f: self._loads_done(wanted, f))
+
+    def _multi_get(self, wanted: list[tuple[str, bytes, Loaded]]) -> list[bytes | None]:
+        values: list[bytes | None] = [None] * len(wanted)
+        for family, db in self._families.items():
+            places = [i for i, item in enumerate(wanted) if item[0] == family]
+            if places:
+                found = db.get([wanted[i][1] for i in places])
+                for place, value in zip(places, found or (), strict=True):
+                    values[place] = value
+        return values
+
+    def _loads_done(
+        self, wanted: list[tuple[str, bytes, Loaded]], future: "asyncio.Future[list[bytes | None]]"
+    ) -> None:
+        error = future.exception()
+        if error is not None:
+            self._break(error)
+            return
+        for (_, _, done), value in zip(wanted, future.result(), strict=True):
+            done(value)
+
+    def scan(
+        self, family: str, start: bytes, end: bytes, limit: int, bytes_max: int = 1 << 62
+    ) -> list[tuple[bytes, bytes]]:
+        """Blocking: up to `limit` pairs with start <= key < end; call it in a thread."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        pairs: list[tuple[bytes, bytes]] = []
+        size = 0
+        iterator = self._families[family].iter(options)
+        iterator.seek(start)
+        while iterator.valid() and len(pairs) < limit and size < bytes_max:
+            key, value = iterator.key(), iterator.value()
+            pairs.append((key, value))
+            size += len(value)
+            iterator.next()
+        return pairs
+
+    async def scan_async(
+        self, family: str, start: bytes, end: bytes, limit: int, bytes_max: int = 1 << 62
+    ) -> list[tuple[bytes, bytes]]:
+        """`scan` in a thread; what the present tick wrote isn't seen."""
+        return await self._loop.run_in_executor(
+            self._loaders, self.scan, family, start, end, limit, bytes_max
+        )
+
+    async def count(self, family: str) -> int:
+        """Exact number of keys now, counted in a thread from a snapshot."""
+        snapshot = self._families[family].snapshot()
+        return await self._loop.run_in_executor(
+            self._loaders,
+            lambda: sum(1 for _ in snapshot.keys()),  # noqa: SIM118
+        )
+
+    # Writing
+
+    def put(self, family: str, key: bytes, value: bytes) -> None:
+        """Add to the tick's batch; `commit` tells when it is safe."""
+        self._batch.put(key, value, self._handles[family])
+        self._overlay[family][key] = value
+        self._dirty = True
+        if not self._scheduled:
+            self._schedule()
+
+    def delete(self, family: str, key: bytes) -> None:
+        """Add a deletion to the tick's batch."""
+        self._batch.delete(key, self._handles[family])
+        self._overlay[family][key] = None
+        self._dirty = True
+        if not self._scheduled:
+            self._schedule()
+
+    def commit(self, done: Done, sync: bool = False) -> None:
+        """Call `done` once all that was put so far is safe.
+
+        Safe is fsynced, unless the node's durability is `buffered` and `sync`
+        isn't asked for: then it is in the WAL, and a process crash keeps it.
+        """
+        if self._sync or sync:
+            self._tick_sync_waiters.append(done)
+        else:
+            self._tick_waiters.append(done)
+        if not self._scheduled:
+            self._schedule()
+
+    async def durable(self) -> None:
+        """Wait until all that was put so far is fsynced; raises StorageError."""
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def done(error: BaseException | None) -> None:
+            if not future.done():
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
+
+        self.commit(done, sync=True)
+        await future
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._loop.call_soon(self._end_tick)
+
+    def _end_tick(self) -> None:
+        if self._broken is not None:
+            self._scheduled = False
+            self._fail_waiters()
+            return
+        if self._dirty:
+            try:
+                self._db.write(self._batch, self._write_options)
+            except Exception as error:
+                if "stall" in str(error).lower():
+                    # RocksDB is behind with its compactions: keep the batch and
+                    # let the clients wait, not the event loop.
+                    self._loop.call_later(STALL_RETRY_S, self._end_tick)
+                    return
+                self._scheduled = False
+                self._break(error)
+                return
+            self._batch = WriteBatch(raw_mode=True)
+            self._dirty = False
+            for overlay in self._overlay.values():
+                if overlay:
+                    overlay.clear()
+        self._scheduled = False
+        if self._tick_waiters:
+            waiters, self._tick_waiters = self._tick_waiters, []
+            for done in waiters:
+                done(None)
+        if self._tick_sync_waiters:
+            self._to_sync += self._tick_sync_waiters
+            self._tick_sync_waiters = []
+            if self._syncing is None:
+                self._start_sync()
+
+    def _start_sync(self) -> None:
+        self._syncing, self._to_sync = self._to_sync, []
+        self._requests.put(True)
+
+    def _flush_forever(self) -> None:
+        while self._requests.get():
+            error: BaseException | None = None
+            try:
+                self._db.flush_wal(True)
+            except Exception as caught:
+                error = caught
+            try:
+                self._loop.call_soon_threadsafe(self._synced, error)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+    def _synced(self, error: BaseException | None) -> None:
+        waiters, self._syncing = self._syncing or [], None
+        if error is not None:
+            self._to_sync = waiters + self._to_sync
+            self._break(error)
+            return
+        for done in waiters:
+            done(None)
+        if self._to_sync:
+            self._start_sync()
+
+    # Failing and closing
+
+    def _break(self, cause: BaseException) -> None:
+        if self._broken is None:
+            self._broken = StorageError(f"the store failed: {cause}")
+            self._broken.__cause__ = cause
+            self.on_broken(self._broken)
+        self._fail_waiters()
+
+    def _fail_waiters(self) -> None:
+        waiters = self._tick_waiters + self._tick_sync_waiters + self._to_sync
+        self._tick_waiters, self._tick_sync_waiters, self._to_sync = [], [], []
+        for done in waiters:
+            done(self._broken)
+
+    @property
+    def broken(self) -> StorageError | None:
+        """Why this store can't be used any more, if so."""
+        return self._broken
+
+    async def close(self) -> None:
+        """Make everything durable and close; safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._broken is None:
+            await self.durable()
+        self._requests.put(False)
+        await self._loop.run_in_executor(None, self._flusher.join)
+        self._loaders.shutdown(wait=True)
+        await self._loop.run_in_executor(None, self._db.close)
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key after all that start with `prefix`."""
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes((trimmed[-1] + 1,)) if trimmed else b"\xff" * 64
+
+
+def families_in(path: Path) -> Iterable[str]:
+    """Column families of the store at `path`; none when there is no store yet."""
+    if not (path / "CURRENT").exists():
+        return ()
+    try:
+        return Rdict.list_cf(str(path), Options(raw_mode=True))
+    except Exception as error:
+        raise StorageError(f"the store at {path} can't be read: {error}") from error
+
+
+def _options(memory_bytes: int) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    # A quarter of the memory for writes, half for blocks; compaction and
+    # indexes take the rest. Large, few memtables keep write stalls rare.
+    options.set_write_buffer_size(max(4 << 20, memory_bytes // 8))
+    options.set_max_write_buffer_number(3)
+    options.set_max_background_jobs(2)
+    options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_bytes_per_sync(1 << 20)
+    options.set_keep_log_file_num(LOG_FILES_KEPT)
+    options.set_max_total_wal_size(max(64 << 20, memory_bytes // 2))
+    table = BlockBasedOptions()
+    table.set_bloom_filter(10, False)
+    table.set_block_cache(Cache(memory_bytes // 2))
+    options.set_block_based_table_factory(table)
+    return options

@@ -1,0 +1,218 @@
+"""Writes: one put or delete, carried out by the node that coordinates it (P§4.5).
+
+Owns the shell around `PutQuorum`: it mints locally, sends the whole resulting
+object to the others in parallel, answers at W, and goes on until every owner
+has the write or a hint waits for it.
+"""
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dynamo_core import wire
+from dynamo_core.errors import DynamoError
+from dynamo_core.outcomes import Kind, Outcome
+from dynamo_core.quorum import NOBODY, PutQuorum, Send
+from dynamo_core.versions import Clock
+from dynamo_node.links import Link
+from dynamo_node.replica import NewWrite, RefusedError
+from dynamo_node.topology import Place
+
+if TYPE_CHECKING:
+    from dynamo_node.coordinator import Coordinator, Request
+
+
+class PutOperation:
+    """One write in flight; it lives until nobody's answer is awaited."""
+
+    __slots__ = (
+        "_answered",
+        "_asked",
+        "_coordinator",
+        "_finished",
+        "_machine",
+        "_obj",
+        "_payload",
+        "_place",
+        "_request",
+        "_sends",
+        "_timer",
+        "_token",
+        "_waits_for_stragglers",
+        "_write",
+    )
+
+    def __init__(
+        self, coordinator: "Coordinator", request: "Request", place: Place, w: int, write: NewWrite
+    ) -> None:
+        self._coordinator = coordinator
+        self._request = request
+        self._place = place
+        self._write = write
+        topology = coordinator.topology
+        self._machine = PutQuorum(place.owners, place.others, topology.number, w, topology.healthy)
+        self._asked: dict[int, tuple[Link, int]] = {}
+        self._answered = False
+        self._finished = False
+        self._waits_for_stragglers = False
+        self._obj = b""
+        self._payload = b""
+        self._token = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._sends: list[Send] = []
+
+    def start(self) -> None:
+        self._sends = self._machine.start()
+        local = self._sends.pop(0)
+        self._coordinator.replica.mint(
+            self._request.key,
+            self._place.digest,
+            local.hint_for,
+            self._write,
+            self._minted,
+            self._refused,
+            partial(self._local_done, local.hint_for),
+        )
+
+    def _minted(self, obj: bytes, context: Clock) -> None:
+        coordinator, key = self._coordinator, self._request.key
+        self._obj = obj
+        self._payload = wire.pack_write(key, obj, NOBODY, 0, False)
+        self._token = coordinator.keyring.seal(
+            key, context.to_bytes(), 0, coordinator.topology.number
+        )
+        self._send_all(self._sends)
+        self._timer = coordinator.loop.call_later(
+            min(coordinator.hedge_s, self._request.remaining_s()), self._time_passed
+        )
+
+    def _refused(self, error: DynamoError) -> None:
+        if isinstance(error, RefusedError):
+            self._answer(Outcome(error.kind, detail=str(error)))
+        else:
+            self._answer(self._coordinator.storage_trouble(error))
+
+    def _local_done(self, hint_for: int, error: BaseException | None) -> None:
+        machine = self._machine
+        if error is None:
+            if machine.acked(machine.local, hint_for):
+                self._succeed()
+        else:
+            self._send_all(machine.failed(machine.local, hint_for))
+        self._after_reply()
+
+    def _send_all(self, sends: list[Send]) -> None:
+        coordinator, request, place = self._coordinator, self._request, self._place
+        for node, hint_for in sends:
+            if node == self._machine.local:
+                coordinator.replica.hint(
+                    request.key, place.digest, hint_for, self._obj, 0, _hint_kept
+                )
+                continue
+            payload = self._payload
+            if hint_for:
+                payload = wire.pack_write(request.key, self._obj, hint_for, 0, False)
+            link = coordinator.topology.links[node]
+            # A straggler is awaited beyond the client's deadline.
+            remaining_ms = max(request.remaining_ms(), coordinator.straggler_ms)
+            request_id = link.request(
+                wire.Type.WRITE,
+                payload,
+                remaining_ms,
+                partial(self._replied, node, hint_for),
+                request.trace,
+            )
+            self._asked[node] = (link, request_id)
+
+    def _replied(self, node: int, hint_for: int, kind: int, payload: bytes) -> None:
+        machine = self._machine
+        self._asked.pop(node, None)
+        if kind == wire.Type.WRITTEN:
+            if machine.acked(node, hint_for):
+                self._succeed()
+        else:
+            self._coordinator.reply_was_no(node, kind, payload)
+            self._send_all(machine.failed(node, hint_for))
+        self._after_reply()
+
+    def _after_reply(self) -> None:
+        if self._machine.settled:
+            if not self._answered:
+                self._fail()
+            self._finish()
+
+    def _time_passed(self) -> None:
+        machine, request = self._machine, self._request
+        loop = self._coordinator.loop
+        if self._waits_for_stragglers or (not self._answered and request.remaining_s() <= 0):
+            if not self._answered:
+                self._fail()
+            self._send_all(machine.give_up_waiting())
+            if not machine.settled:
+                # Hints went to stand-ins: their answers are awaited once more.
+                self._waits_for_stragglers = True
+                self._timer = loop.call_later(self._coordinator.straggler_ms / 1000, self._abandon)
+                return
+            self._finish()
+            return
+        if self._answered:
+            self._waits_for_stragglers = True
+            self._timer = loop.call_later(self._coordinator.straggler_ms / 1000, self._time_passed)
+            return
+        self._send_all(machine.hedge())
+        self._timer = loop.call_later(request.remaining_s(), self._time_passed)
+
+    def _abandon(self) -> None:
+        """A stand-in didn't take its hint either: keep what is left at home."""
+        machine = self._machine
+        for send in machine.give_up_waiting():
+            self._coordinator.replica.hint(
+                self._request.key, self._place.digest, send.hint_for, self._obj, 0, _hint_kept
+            )
+        self._finish()
+
+    def _succeed(self) -> None:
+        machine = self._machine
+        self._answer(
+            Outcome(
+                Kind.WRITTEN,
+                self._token,
+                primary=machine.primary,
+                standin=machine.standin,
+                needed=machine.w,
+                got=machine.got,
+            )
+        )
+
+    def _fail(self) -> None:
+        machine = self._machine
+        self._answer(
+            Outcome(
+                Kind.UNAVAILABLE,
+                primary=machine.primary,
+                standin=machine.standin,
+                needed=machine.w,
+                got=machine.got,
+                detail=f"{machine.got} of {machine.w} replicas needed acknowledged the write in "
+                "time; it may or may not exist now: read the key before you write again",
+            )
+        )
+
+    def _answer(self, outcome: Outcome) -> None:
+        if not self._answered:
+            self._answered = True
+            self._request.answer(outcome)
+
+    def _finish(self) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for link, request_id in self._asked.values():
+            link.forget(request_id)
+        self._asked.clear()
+
+
+def _hint_kept(error: BaseException | None) -> None:
+    """A hint beyond W binds nobody: without it anti-entropy brings the owner up to date."""
