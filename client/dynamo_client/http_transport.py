@@ -121,10 +121,11 @@ class HttpTransport:
         if _needs_envelope(call):
             headers["Content-Type"] = PUT_JSON
             envelope = {
-                "context": call.context,
                 "value": b64encode(call.value).decode(),
                 "content_type": call.content_type,
             }
+            if call.context is not None:
+                envelope["context"] = call.context
             body = json.dumps(envelope).encode()
         elif call.context is not None:
             headers[CONTEXT] = call.context

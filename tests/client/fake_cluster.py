@@ -102,7 +102,7 @@ class FakeNode:
         try:
             if request.method == "PUT" and content_type == PUT_JSON:
                 envelope = json.loads(body)
-                token, content_type = envelope["context"], envelope["content_type"]
+                token, content_type = envelope.get("context"), envelope["content_type"]
                 body = b64decode(envelope["value"])
             covered = store.open(key, token)
         except BadContextError:

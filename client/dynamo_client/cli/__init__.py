@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 
 import click
 
-from dynamo_client.cli.terminal import complain, exit_code
+from dynamo_client.cli.terminal import INTERRUPTED, complain, exit_code
 from dynamo_core.errors import DynamoError
 
 # name -> (module, attribute, what `dynamo --help` says)
@@ -36,11 +36,11 @@ _ORDER = ("local", *_OWN)
 class _Commands(click.Group):
     """Loads a command when it is called, and turns the store's errors into exit codes."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's)
+    def list_commands(self, ctx: click.Context) -> list[str]:
         others = {entry.name for entry in entry_points(group=_ENTRY_POINTS)}
         return [*_ORDER, *sorted(others - set(_ORDER))]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _OWN:
             module, attribute, _ = _OWN[cmd_name]
             loaded = getattr(import_module(f"{__name__}.{module}"), attribute)
@@ -107,7 +107,7 @@ def _not_installed(name: str, why: str) -> click.Command:
         add_help_option=False,
     )
     @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
-    def stub(rest: tuple[str, ...]) -> None:  # noqa: ARG001 (swallows what the real one takes)
+    def stub(rest: tuple[str, ...]) -> None:
         raise click.UsageError(
             f"`dynamo {name}` can't be loaded{why}; "
             f"it comes with: pip install 'dynamo-store[{extra}]'"
@@ -137,7 +137,7 @@ def main() -> None:
         sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")
-        code = 130
+        code = INTERRUPTED
     except click.ClickException as error:
         error.show()
         code = 2

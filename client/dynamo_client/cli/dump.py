@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from dynamo_core.ring import Ring
 
 _LISTED_AHEAD = 4
-_READ_TRIES = 5
+_READ_TRIES = 4
 _SHOW_EVERY_SECONDS = 0.25
 
 

@@ -24,7 +24,6 @@ from dynamo_client.errors import (
 )
 from dynamo_client.items import Item
 
-RETRY_SECONDS: Final = 30.0
 _PAUSE_SECONDS_MAX: Final = 2.0
 _REASONS_KEPT: Final = 10
 
@@ -66,7 +65,7 @@ class Importer:
         rate: float | None = None,
         blind: bool = False,
         start: Position = START,
-        retry_seconds: float = RETRY_SECONDS,
+        retry_seconds: float = 30.0,
     ) -> None:
         self.counts = Counts()
         self.ledger = Ledger(start)

@@ -198,7 +198,7 @@ def _print_values(item: Item) -> None:
     out = sys.stdout.buffer
     several = len(item.siblings) > 1
     if several:
-        note(f"{len(item.siblings)} siblings: write with the context of this read to merge them")
+        note(f"{len(item.siblings)} siblings (concurrent versions); a put replaces all it has read")
     for number, sibling in enumerate(item.siblings, 1):
         if several:
             about = (sibling.dot, sibling.written_at, sibling.content_type)

@@ -15,6 +15,7 @@ import click
 
 from dynamo_client.cli.terminal import (
     ANSWER_IS_NO,
+    INTERRUPTED,
     UNREACHABLE,
     admin_token_option,
     complain,
@@ -43,6 +44,13 @@ _SAVE_EVERY_SECONDS = 1.0
 @click.option("--blind", is_flag=True, help="Don't read first: for a first load only.")
 @click.option("--checkpoint", type=click.Path(dir_okay=False), help="[default: FILE.dynamo-import]")
 @click.option("--resume/--no-resume", default=True, help="Go on where an interrupted run ended.")
+@click.option(
+    "--retry-seconds",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="How long a record is tried while the cluster can't take it.",
+)
 @click.option("--w", type=click.IntRange(1), help="Replicas that have to store a record.")
 @admin_token_option
 @json_option
@@ -55,6 +63,7 @@ def load(
     blind: bool,
     checkpoint: str | None,
     resume: bool,
+    retry_seconds: float,
     w: int | None,
     admin_token: str,
     as_json: bool,
@@ -80,7 +89,12 @@ def load(
             view = await kv.cluster()
             await job.open(lambda: _cluster_name(view, admin_token))
             job.importer = Importer(
-                kv, concurrency=concurrency, rate=rate, blind=blind, start=job.start
+                kv,
+                concurrency=concurrency,
+                rate=rate,
+                blind=blind,
+                start=job.start,
+                retry_seconds=retry_seconds,
             )
             await job.carry_out()
 
@@ -91,7 +105,7 @@ def load(
         job.report(time.monotonic() - started, as_json)
         if job.path is not None:
             note("interrupted: the same command goes on from there")
-        raise
+        raise click.exceptions.Exit(INTERRUPTED) from None
     raise click.exceptions.Exit(job.finish(time.monotonic() - started, as_json))
 
 

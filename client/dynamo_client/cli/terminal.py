@@ -4,7 +4,6 @@ Owns the rule that results go to stdout and everything else to stderr.
 Forbidden here: imports that cost time, and any command.
 """
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -28,6 +27,7 @@ DEFAULT_URL = "http://127.0.0.1:8100"
 ANSWER_IS_NO = 1
 USAGE = 2
 UNREACHABLE = 3
+INTERRUPTED = 130  # as shells say it for Ctrl-C
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -98,6 +98,8 @@ def connect(
 
 def run(work: Coroutine[Any, Any, T], *, fast: bool = False) -> T:
     """Run to the end; `fast` takes uvloop where it is installed (worth its import only then)."""
+    import asyncio
+
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if fast:
         try:
@@ -156,10 +158,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     click.secho("   ".join(line([name.upper() for name in columns])).rstrip(), bold=True)
     for row in cells:
         padded = line(row)
+        padded[-1] = padded[-1].rstrip()
         for at, name in enumerate(columns):
             if name == "state" and row[at] in _STATE_COLOURS:
                 padded[at] = click.style(padded[at], fg=_STATE_COLOURS[row[at]])
-        click.echo("   ".join(padded).rstrip())
+        click.echo("   ".join(padded))
 
 
 def percent(share: object) -> str:
