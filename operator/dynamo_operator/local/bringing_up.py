@@ -14,7 +14,7 @@ from typing import IO
 from dynamo_core.errors import CallerError
 from dynamo_operator.local import acts, start
 from dynamo_operator.local.folder import Folder, is_ours
-from dynamo_operator.local.observing import Sight, stage
+from dynamo_operator.local.observing import Sight, progress
 from dynamo_operator.local.processes import Process, alive, tail
 from dynamo_operator.local.screen import Screen
 from dynamo_operator.local.supervisor import UP_SECONDS, Supervisor
@@ -126,8 +126,7 @@ async def _follow(folder: Folder, child: Process | None, screen: Screen) -> Sigh
         if sight.state.supervisor == child:
             if sight.state.phase == "running":
                 return sight
-            names = sight.observed.nodes
-            screen.progress({name: stage(sight, name) for name in names})
+            screen.progress(progress(sight))
         if not alive(child):
             raise acts.NotRunning(folder.state().failure or "the supervisor ended")
         await asyncio.sleep(acts.POLL_SECONDS)

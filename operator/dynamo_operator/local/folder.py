@@ -128,6 +128,9 @@ class Folder:
     def node(self, name: str) -> Path:
         return self.path / "nodes" / name
 
+    def node_log(self, name: str) -> Path:
+        return self.node(name) / "node.log"
+
     # --- identity, spec and ring: decided once, then only read -----------------------
 
     def identity(self) -> Identity | None:
@@ -204,6 +207,10 @@ class Folder:
         except (KeyError, TypeError, AttributeError) as error:
             raise FolderError(f"{self.path / 'state.json'} is damaged: {error!r}") from error
 
+    def state_stamp(self) -> int:
+        """Changes whenever the state is written."""
+        return (self.path / "state.json").stat().st_mtime_ns
+
     @contextlib.contextmanager
     def edit(self) -> Iterator[State]:
         """The state, to be changed within the block; nobody else can in the meantime."""
@@ -248,7 +255,8 @@ class Folder:
         The caller has stopped every process. The marker goes last, so that an
         interrupted wipe can be repeated.
         """
-        shutil.rmtree(self.path / "nodes", ignore_errors=False) if self.node("").exists() else None
+        if (self.path / "nodes").exists():
+            shutil.rmtree(self.path / "nodes")
         for name in (*FILES, "supervisor.log", "supervisor.log.1", "supervisor.lock", MARKER):
             (self.path / name).unlink(missing_ok=True)
         try:

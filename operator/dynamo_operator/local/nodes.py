@@ -52,6 +52,9 @@ class Nodes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         await self._session.close()
 
     async def probe(self, name: str, address: Address) -> Probe:

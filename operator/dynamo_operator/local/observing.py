@@ -106,3 +106,9 @@ def stage(sight: Sight, name: str) -> str:
     if node.ready:
         return "ready"
     return "formatted" if not node.status.ring_epoch else node.status.state
+
+
+def progress(sight: Sight) -> dict[str, str]:
+    """How far each node is while a cluster comes up: one that is down will be started."""
+    stages = {name: stage(sight, name) for name in sight.observed.nodes}
+    return {name: "starting" if now == "down" else now for name, now in stages.items()}
