@@ -23,13 +23,13 @@ def token_targets(
 
     Each is less than one token off its exact share, except where nodes that would get none
     are given one (as long as there are as many tokens as nodes). Of equal remainders those
-    win that already own more: rounding by itself moves nothing.
+    win that already own the token in question: rounding by itself moves nothing.
     """
     total = sum(weights.values())
     targets = {number: partitions * weight // total for number, weight in weights.items()}
     by_remainder = sorted(
         weights,
-        key=lambda n: (-(partitions * weights[n] % total), -owned.get(n, 0), n),
+        key=lambda n: (-(partitions * weights[n] % total), targets[n] - owned.get(n, 0), n),
     )
     for number in by_remainder[: partitions - sum(targets.values())]:
         targets[number] += 1

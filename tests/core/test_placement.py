@@ -83,7 +83,7 @@ def check_slots(ring: Ring) -> None:
         assert not zones or len(taken) == min(ring.replication, len(zones))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(memberships())
 def test_a_first_ring_keeps_its_promises(
     given_: tuple[list[Candidate], list[Candidate], int, int],
@@ -107,7 +107,7 @@ def test_a_first_ring_keeps_its_promises(
         assert report.crowded == 0
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(memberships())
 def test_a_change_keeps_its_promises(
     given_: tuple[list[Candidate], list[Candidate], int, int],
@@ -136,7 +136,7 @@ def test_a_change_keeps_its_promises(
     assert replanned(again, new).report.slots_moved == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(3, 40), st.sampled_from([64, 256]), st.sampled_from(["", "abcde"]))
 def test_one_node_that_joins_moves_little_more_than_its_share(
     count: int, partitions: int, zones: str
@@ -179,6 +179,14 @@ def test_a_layout_of_any_length_is_distinct_exactly_when_it_fits(
     owners = lay_out(counts, range(len(counts)), gap, gap)
     assert [owners.count(i) for i in range(len(counts))] == counts
     assert windows_distinct(owners, gap) == fits(dict(enumerate(counts)), 64, gap)
+
+
+def test_of_equal_remainders_the_token_stays_where_it_is() -> None:
+    # Exact shares: 6.5 and 25.5 tokens, twice each.
+    weights = {1: 13, 2: 13, 3: 51, 4: 51}
+    assert token_targets(weights, 64, {}) == {1: 7, 2: 7, 3: 25, 4: 25}
+    for owned in ({1: 6, 2: 7, 3: 25, 4: 26}, {1: 6, 2: 6, 3: 26, 4: 26}):
+        assert token_targets(weights, 64, owned) == owned
 
 
 def test_four_equal_nodes_own_a_quarter_each_and_store_as_much() -> None:
