@@ -5,7 +5,7 @@ Run as ``python -m bench`` (``make bench``). The rooms:
 - ``figures``: pure arithmetic over samples (percentiles, medians, ratios).
 - ``h2load``: the load generator: its command line, its summary, its request log.
 - ``contender``: what every contender offers, and the shape of a load.
-- ``store`` / ``etcd``: the two contenders, each with its own start, load and proof.
+- ``store`` (on ``nodes``) and ``etcd``: the contenders, each with its start, loads, proof.
 - ``measure``: one cell: generators started, a window cut out, CPU accounted.
 - ``processes`` / ``machine``: child processes, ports, ``/proc``; what machine this is.
 - ``rounds``: the plan and its alternating rounds. ``report``: tables, JSON, markdown.

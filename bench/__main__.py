@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import etcd, h2load, machine, profiling, report
-from bench.contender import OPERATIONS, PUT, Contender
+from bench.contender import OPERATIONS, Contender
 from bench.errors import BenchError, CannotStart
 from bench.measure import Timing
 from bench.processes import Children
 from bench.rounds import Plan, run
-from bench.store import LAST_WRITE_WINS, SIBLINGS, Store
+from bench.store import Store
 
 PROJECT = Path(__file__).resolve().parent.parent
 OUT = PROJECT / "bench" / "out"
@@ -78,12 +78,12 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="C,C,...",
         help="connections = requests in flight (default: 1,16,64)",
     )
-    add("--operations", type=_operations, default=OPERATIONS, metavar="put,get")
     add(
-        "--reconciliation",
-        choices=(SIBLINGS, LAST_WRITE_WINS),
-        default=SIBLINGS,
-        help="of our store; with lastWriteWins puts overwrite keys, and one h2load is enough",
+        "--operations",
+        type=_operations,
+        default=OPERATIONS,
+        metavar="put,...",
+        help="some of put (new keys), overwrite, get",
     )
     add("--dir", type=Path, metavar="DIR", help="disk for both stores' data (default: bench/out)")
     add("--write-docs", action="store_true", help="put the results into docs/benchmarks.md")
@@ -125,12 +125,11 @@ def _plan(options: argparse.Namespace) -> Plan:
         operations=options.operations,
         timing=Timing(lead_s=0.5 if options.quick else 1.0, window_s=window_s),
         warm_up=Timing(lead_s=0.5, window_s=1.0 if options.quick else 2.0),
-        puts_share_a_generator=options.reconciliation == LAST_WRITE_WINS,
     )
 
 
 def _store(options: argparse.Namespace, children: Children, data: Path, scratch: Path) -> Store:
-    return Store(children, data, scratch, _value(), KEYS, options.reconciliation)
+    return Store(children, data, scratch, _value(), KEYS, options.operations)
 
 
 def _value() -> bytes:
@@ -172,14 +171,16 @@ def _compare(options: argparse.Namespace, children: Children, data: Path, scratc
     conditions["Run"] = (
         f"{plan.rounds} rounds, {plan.timing.window_s:g} s a cell after"
         f" {plan.timing.lead_s:g} s of lead, {KEYS:,} keys preloaded,"
-        f" values of {VALUE_BYTES} B, reconciliation {options.reconciliation}"
+        f" values of {VALUE_BYTES} B"
     )
     done = report.Report(ours.name, peer.name, at, conditions, samples)
-    report.show(done, Console())
+    report.show(done, Console() if sys.stdout.isatty() else Console(width=100))
     stem = "bench-" + at.replace(" UTC", "").replace(" ", "-").replace(":", "")
     (OUT / f"{stem}.json").write_text(report.to_json(done))
     (OUT / f"{stem}.md").write_text(report.to_markdown(done))
     _stderr.print(f"written: bench/out/{stem}.json and .md", highlight=False)
+    if options.write_docs and done.disturbed:
+        raise BenchError(f"docs/benchmarks.md is left as it was. {done.disturbed}")
     if options.write_docs:
         report.write_docs(PAGE, report.to_markdown(done))
         _stderr.print("written: docs/benchmarks.md", highlight=False)
@@ -230,7 +231,9 @@ def _connections(text: str) -> tuple[int, ...]:
 def _operations(text: str) -> tuple[str, ...]:
     parts = tuple(text.split(","))
     if not set(parts) <= set(OPERATIONS):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of {PUT!r}, 'get' or 'put,get'")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of some of {', '.join(OPERATIONS)}, divided by commas"
+        )
     return parts
 
 

@@ -14,9 +14,12 @@ from typing import Protocol
 
 from bench.h2load import Stream, Totals
 
+# A put of a key that nobody has written before; a put over one that exists; a get
+# of one that exists.
 PUT = "put"
+OVERWRITE = "overwrite"
 GET = "get"
-OPERATIONS = (PUT, GET)
+OPERATIONS = (PUT, OVERWRITE, GET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,16 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Generators to start, the one status that counts, and the proof.
+    """Generators to start, the one status that counts, the servers at work, and the proof.
 
+    ``servers`` are process ids by name; the one that is loaded comes first.
     ``verify`` gets each stream's totals once all have ended, and raises
     BenchError when the contender's state doesn't agree with them.
     """
 
     streams: tuple[Stream, ...]
     wanted_status: int
+    servers: Mapping[str, int]
     verify: Callable[[Sequence[Totals]], None]
 
 
@@ -58,7 +63,7 @@ class Contender(Protocol):
     def start(self) -> None:
         """Start the servers and load the keys that gets will ask for; raises BenchError."""
 
-    def pids(self) -> Mapping[str, int]:
-        """Servers by name; the one that is loaded comes first."""
+    def pids(self) -> Sequence[int]:
+        """All servers, those that stand idle included."""
 
     def load(self, cell: Cell) -> Load: ...

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from bench.contender import PUT, Cell, Load
+from bench.contender import GET, Cell, Load
 from bench.errors import BenchError, CannotStart
 from bench.h2load import Stream, Totals
 from bench.processes import Children, free_ports, wait_until
@@ -123,21 +123,18 @@ class Etcd:
         wait_until(self._has_leader, self._members, self._data, "waiting for etcd's leader")
         self._preload()
 
-    def pids(self) -> Mapping[str, int]:
-        first = [self._leader, *(name for name in self._members if name != self._leader)]
-        return {name: self._members[name].pid for name in first}
+    def pids(self) -> list[int]:
+        return [member.pid for member in self._members.values()]
 
     def load(self, cell: Cell) -> Load:
         """A body holds its key, so each process asks for one key, again and again."""
         self._find_leader()
-        method, encode = ("Put", self._put) if cell.operation == PUT else ("Range", range_body)
+        gets = cell.operation == GET
+        method, encode = ("Range", range_body) if gets else ("Put", self._put)
         streams = []
         for number in range(cell.streams):
-            key = _key(number)
-            if cell.operation == PUT:
-                key += b"-put"
             body = self._scratch / f"etcd-{number}"
-            body.write_bytes(encode(key))
+            body.write_bytes(encode(_key(number)))
             streams.append(
                 Stream(
                     target=f"http://127.0.0.1:{self._port}/etcdserverpb.KV/{method}",
@@ -153,12 +150,14 @@ class Etcd:
             self._find_leader()
             if self._leader != leader:
                 raise BenchError(f"etcd's leader changed from {leader} to {self._leader} in a cell")
-            if cell.operation == PUT:
-                check_puts(totals, done)
-            else:
+            if gets:
                 check_gets(totals, len(self._value))
+            else:
+                check_puts(totals, done)
 
-        return Load(tuple(streams), 200, verify)
+        others = {name: each.pid for name, each in self._members.items() if name != leader}
+        servers = {leader: self._members[leader].pid, **others}
+        return Load(tuple(streams), 200, servers, verify)
 
     def _put(self, key: bytes) -> bytes:
         return put_body(key, self._value)

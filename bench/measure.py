@@ -53,7 +53,6 @@ def measure(
     cell: Cell,
     load: Load,
     timing: Timing,
-    pids: Mapping[str, int],
     scratch: Path,
 ) -> Sample:
     """Run a load and return its sample; BenchError when any answer was not the wanted one."""
@@ -67,9 +66,9 @@ def measure(
         for stream, log in zip(load.streams, logs, strict=True)
     ]
     time.sleep(timing.lead_s)
-    before, start_us = _cpu(pids, generators), _now_us()
+    before, start_us = _cpu(load.servers, generators), _now_us()
     time.sleep(timing.window_s)
-    after, window = _cpu(pids, generators), _Window(start_us, _now_us())
+    after, window = _cpu(load.servers, generators), _Window(start_us, _now_us())
     if time.monotonic() - began > cell.load_s:
         raise BenchError("the generators took too long to start; the machine is overloaded")
     texts = _outputs(children, generators, cell.load_s)
@@ -77,7 +76,7 @@ def measure(
     totals = [parse_summary(text) for text in texts]
     _check_answers(logged, totals, load.wanted_status, window)
     load.verify(totals)
-    return _sample(contender, cell, logged, window, before, after, pids)
+    return _sample(contender, cell, logged, window, before, after)
 
 
 def run_to_completion(
@@ -154,7 +153,6 @@ def _sample(
     window: _Window,
     before: tuple[dict[str, float], float, float],
     after: tuple[dict[str, float], float, float],
-    pids: Mapping[str, int],
 ) -> Sample:
     latencies = sorted(
         row.latency_us / 1000
@@ -164,7 +162,7 @@ def _sample(
     )
     if not latencies:
         raise BenchError(f"no request of {contender} ended within the window")
-    servers = {name: (after[0][name] - before[0][name]) / window.seconds for name in pids}
+    servers = {name: (after[0][name] - spent) / window.seconds for name, spent in before[0].items()}
     generator = (after[1] - before[1]) / window.seconds
     machine = (after[2] - before[2]) / window.seconds
     return Sample(

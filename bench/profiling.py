@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import OPERATIONS
+from bench.contender import Load
 from bench.errors import BenchError, CannotStart
 from bench.figures import Sample
 from bench.measure import Timing, measure
@@ -53,16 +53,16 @@ def profile(
     """Profile the loaded node for each operation; returns markdown, leaves stacks in ``out``."""
     store.start()
     parts = []
-    for operation in OPERATIONS:
+    for operation in plan.operations:
         cell = plan.cell(operation, CONNECTIONS, 1)
-        settle([store.pids()])
+        settle(store.pids())
         load = store.load(cell)
         stacks = out / f"profile-{operation}.stacks"
         stacks.unlink(missing_ok=True)
         log = out / f"profile-{operation}.log"
         log.unlink(missing_ok=True)
-        spy = children.serve(_record(program, store, plan.timing, stacks), log)
-        sample = measure(children, store.name, cell, load, plan.timing, store.pids(), scratch)
+        spy = children.serve(_record(program, load, plan.timing, stacks), log)
+        sample = measure(children, store.name, cell, load, plan.timing, scratch)
         if spy.wait(timeout=60) != 0 or not stacks.exists():
             raise BenchError(f"py-spy failed: {log.read_text().strip()[-400:]}")
         log.unlink()
@@ -70,8 +70,8 @@ def profile(
     return "\n".join(parts)
 
 
-def _record(program: str, store: Store, timing: Timing, stacks: Path) -> list[str]:
-    pid = next(iter(store.pids().values()))
+def _record(program: str, load: Load, timing: Timing, stacks: Path) -> list[str]:
+    pid = next(iter(load.servers.values()))
     seconds = max(1, round(timing.lead_s + timing.window_s))
     return [
         program,
@@ -79,6 +79,9 @@ def _record(program: str, store: Store, timing: Timing, stacks: Path) -> list[st
         *("--pid", str(pid)),
         *("--duration", str(seconds)),
         *("--rate", str(SAMPLES_PER_S)),
+        # Who holds the interpreter: a node is full when its event loop is. Pausing the node
+        # for each sample would slow it down several times on a busy machine.
+        *("--gil", "--nonblocking"),
         *("--format", "raw"),
         *("--output", str(stacks)),
     ]
@@ -119,7 +122,8 @@ def _markdown(sample: Sample, shares: list[Share]) -> str:
     lines = [
         f"## {sample.operation}: {sample.requests_per_s:,.0f} requests/s under the profiler",
         "",
-        f"{CONNECTIONS} connections; percent of the loaded node's samples.",
+        f"{CONNECTIONS} connections; percent of the samples in which the loaded node's"
+        " interpreter was at work (waiting, and what libuv does outside of it, left out).",
         "",
         "| own % | with callees % | function |",
         "| ---: | ---: | --- |",

@@ -16,6 +16,10 @@ from rich.table import Table
 from bench.errors import BenchError
 from bench.figures import Row, Sample, Side, Spread, rows
 
+# More than this many cores busy with anything else: the figures don't count. Both
+# idle stores and the kernel's own work stay well below it.
+BUSY_CORES = 0.3
+
 BEGIN = "<!-- results: written by `make bench ARGS=--write-docs`, not by hand -->"
 END = "<!-- end of results -->"
 
@@ -32,6 +36,18 @@ class Report:
     def rows(self) -> list[Row]:
         return rows(self.samples, self.ours, self.peer)
 
+    @property
+    def disturbed(self) -> str:
+        """What to say when the machine did other work meanwhile; empty when it did not."""
+        rests = [side.cpu_rest for row in self.rows for side in row.sides.values()]
+        busy = [rest for rest in rests if rest > BUSY_CORES]
+        if not busy:
+            return ""
+        return (
+            f"Disturbed: in {len(busy)} of {len(rests)} cells other work kept more than"
+            f" {BUSY_CORES} cores busy (up to {max(busy):.2f}), so these figures don't count."
+        )
+
 
 def show(report: Report, console: Console) -> None:
     for title, header, body in _tables(report):
@@ -41,6 +57,8 @@ def show(report: Report, console: Console) -> None:
         for line in body:
             table.add_row(*line)
         console.print(table)
+    if report.disturbed:
+        console.print(report.disturbed, style="bold red", highlight=False)
     for name, text in report.conditions.items():
         console.print(f"[dim]{name}: {text}[/dim]", highlight=False)
 
@@ -62,6 +80,8 @@ def to_json(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     parts = [f"Measured {report.at}."]
+    if report.disturbed:
+        parts.append(f"**{report.disturbed}**")
     for title, header, body in _tables(report):
         rule = ["---", *["---:"] * (len(header) - 1)]
         parts.append(f"### {title}\n\n" + "\n".join(map(_line, [header, rule, *body])))
@@ -85,7 +105,7 @@ def _tables(report: Report) -> Iterable[tuple[str, list[str], list[list[str]]]]:
     ours, peer = report.ours, report.peer
     yield (
         f"Requests per second, {ours} against {peer}",
-        ["operation, connections", f"{ours} / {peer}", "rounds", ours, peer],
+        ["connections", f"{ours} / {peer}", "of rounds", ours, peer],
         [
             [
                 _cell_name(row),
@@ -99,7 +119,7 @@ def _tables(report: Report) -> Iterable[tuple[str, list[str], list[list[str]]]]:
     )
     yield (
         "Latency in milliseconds",
-        ["operation, connections"]
+        ["connections"]
         + [f"{name} {what}" for what in ("mean", "p50", "p99") for name in (ours, peer)],
         [
             [
@@ -115,7 +135,7 @@ def _tables(report: Report) -> Iterable[tuple[str, list[str], list[list[str]]]]:
     )
     yield (
         "CPU, in cores (1.00 = one core)",
-        ["operation, connections", "store", "loaded server", "others", "h2load", "rest"],
+        ["connections", "store", "loaded server", "its peers", "h2load", "rest"],
         [
             [_cell_name(row), name, *_cpu(row.sides[name])]
             for row in folded
@@ -134,7 +154,7 @@ def _rate(rate: Spread) -> str:
 
 def _cpu(side: Side) -> list[str]:
     loaded, *others = side.cpu_servers.values()
-    processes = f" ({side.generators} processes)" if side.generators > 1 else ""
+    processes = f" in {side.generators}" if side.generators > 1 else ""
     return [
         f"{loaded:.2f}",
         " + ".join(f"{share:.2f}" for share in others),

@@ -8,11 +8,11 @@ that neighbours in time are compared. Any contender that keeps to
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import PUT, Cell, Contender
+from bench.contender import GET, PUT, Cell, Contender
 from bench.errors import BenchError
 from bench.figures import Sample
 from bench.measure import Timing, measure
@@ -35,12 +35,13 @@ class Plan:
     operations: tuple[str, ...]
     timing: Timing
     warm_up: Timing
-    puts_share_a_generator: bool
 
     def cell(self, operation: str, connections: int, round_: int) -> Cell:
-        """The same number of generators for every contender."""
-        apart = operation == PUT and not self.puts_share_a_generator
-        streams = connections if apart else 1
+        """The same number of generators for every contender.
+
+        New keys need one a connection (see `bench.h2load`), the others need one in all.
+        """
+        streams = connections if operation == PUT else 1
         timing = self.timing if round_ else self.warm_up
         return Cell(operation, connections, round_, streams, timing.load_s(streams))
 
@@ -59,7 +60,7 @@ class Plan:
 
     def disk_bytes(self, contenders: int) -> int:
         """What the puts of all contenders may leave on the disk, guessed generously."""
-        put_s = sum(c.load_s for c in [*self.warm_ups(), *self.cells()] if c.operation == PUT)
+        put_s = sum(c.load_s for c in [*self.warm_ups(), *self.cells()] if c.operation != GET)
         return 2**30 + int(contenders * put_s * _PUTS_PER_S * _BYTES_PER_PUT)
 
 
@@ -82,12 +83,10 @@ def run(
                 f"round {cell.round}" if cell.round else "warm-up"
             )
             progress(what)
-            settle([each.pids() for each in contenders])
+            settle([pid for each in contenders for pid in each.pids()])
             try:
                 load = contender.load(cell)
-                sample = measure(
-                    children, contender.name, cell, load, timing, contender.pids(), scratch
-                )
+                sample = measure(children, contender.name, cell, load, timing, scratch)
             except BenchError as error:
                 raise BenchError(f"{what}: {error}") from error
             if cell.round:
@@ -95,9 +94,8 @@ def run(
     return samples
 
 
-def settle(servers: Sequence[Mapping[str, int]]) -> None:
+def settle(pids: Sequence[int]) -> None:
     """Wait (bounded) until the work left over from the last cell is done."""
-    pids = [pid for group in servers for pid in group.values()]
     deadline = time.monotonic() + _SETTLE_S_MAX
     busy = 1.0
     while busy > _SETTLED_CORES and time.monotonic() < deadline:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bench.contender import GET, PUT, Cell
+from bench.contender import GET, OVERWRITE, PUT, Cell
 from bench.errors import BenchError
 from bench.etcd import Etcd, check_gets, check_puts, put_body, range_body
 from bench.h2load import Totals
@@ -60,13 +60,13 @@ def test_a_real_etcd_takes_and_serves_what_h2load_sends(tmp_path: Path) -> None:
     with Children() as children:
         etcd = Etcd(children, tmp_path, tmp_path, b"v" * 1024, keys=150)
         etcd.start()
-        for operation, streams in ((PUT, 2), (GET, 1)):
+        for operation, streams in ((PUT, 2), (OVERWRITE, 1), (GET, 1)):
             cell = Cell(operation, 2, 1, streams, timing.load_s(streams))
             load = etcd.load(cell)
-            done = measure(children, etcd.name, cell, load, timing, etcd.pids(), tmp_path)
+            done = measure(children, etcd.name, cell, load, timing, tmp_path)
             assert done.requests > 0
             assert 0 < done.p50_ms <= done.p99_ms
             assert len(done.cpu_servers) == 3
             assert sum(done.cpu_servers.values()) > 0
-        pids = list(etcd.pids().values())
+        pids = etcd.pids()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bench.__main__ import main
-from bench.contender import GET, OPERATIONS, PUT
+from bench.contender import GET, OPERATIONS, OVERWRITE, PUT
 from bench.errors import CannotStart
 from bench.machine import filesystem_in, fsync_rate, require_space
 from bench.measure import Timing
@@ -81,21 +81,19 @@ PLAN = Plan(
     operations=OPERATIONS,
     timing=Timing(1.0, 6.0),
     warm_up=Timing(0.5, 2.0),
-    puts_share_a_generator=False,
 )
 
 
 def test_rounds_come_one_after_the_other() -> None:
     cells = [(cell.round, cell.connections, cell.operation) for cell in PLAN.cells()]
-    one = [(1, PUT), (1, GET), (16, PUT), (16, GET)]
+    one = [(connections, operation) for connections in (1, 16) for operation in OPERATIONS]
     assert cells == [(round_, *rest) for round_ in (1, 2) for rest in one]
 
 
-def test_puts_have_a_generator_a_connection_unless_they_overwrite() -> None:
+def test_only_new_keys_need_a_generator_a_connection() -> None:
     assert PLAN.cell(PUT, 16, 1).streams == 16
+    assert PLAN.cell(OVERWRITE, 16, 1).streams == 1
     assert PLAN.cell(GET, 16, 1).streams == 1
-    sharing = Plan(1, (16,), OPERATIONS, PLAN.timing, PLAN.warm_up, puts_share_a_generator=True)
-    assert sharing.cell(PUT, 16, 1).streams == 1
 
 
 def test_the_estimate_covers_every_cell_of_every_contender() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from bench.contender import GET, PUT, Cell, Load
+from bench.contender import GET, OVERWRITE, PUT, Cell, Load
 from bench.errors import BenchError
 from bench.h2load import Totals
 from bench.measure import Timing, measure, run_to_completion
 from bench.processes import Children
-from bench.store import LAST_WRITE_WINS, Store, check_lists
+from bench.store import Store, check_lists
 
 pytestmark = pytest.mark.skipif(not shutil.which("h2load"), reason="needs Debian's nghttp2-client")
 
@@ -71,8 +71,10 @@ class StandInStore(Store):
     """The real contender's loads, with the stand-in in the place of the three nodes."""
 
     def attach(self, port: int) -> None:
-        self._http_ports = {"stand-in": port}
-        self._preload()
+        for nodes in self._clusters.values():
+            nodes._ports = {"stand-in": (port, 0, 0)}
+            self._body.write_bytes(self._value)
+            self.preload(nodes)
 
 
 @pytest.fixture
@@ -89,17 +91,15 @@ def children() -> Iterator[Children]:
         yield running
 
 
-def store(
-    children: Children, server: StandIn, folder: Path, reconciliation: str = "siblings"
-) -> StandInStore:
-    made = StandInStore(children, folder, folder, VALUE, 40, reconciliation)
+def store(children: Children, server: StandIn, folder: Path, operation: str = PUT) -> StandInStore:
+    made = StandInStore(children, folder, folder, VALUE, 40, [operation])
     made.attach(server.port)
     return made
 
 
 def run(children: Children, made: Store, folder: Path, cell: Cell) -> float:
     load = made.load(cell)
-    return measure(children, made.name, cell, load, TIMING, {}, folder).requests_per_s
+    return measure(children, made.name, cell, load, TIMING, folder).requests_per_s
 
 
 def test_puts_make_every_key_once(children: Children, server: StandIn, tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_puts_make_every_key_once(children: Children, server: StandIn, tmp_path:
 def test_overwriting_puts_share_one_generator(
     children: Children, server: StandIn, tmp_path: Path
 ) -> None:
-    made = store(children, server, tmp_path, LAST_WRITE_WINS)
-    assert run(children, made, tmp_path, Cell(PUT, 3, 1, 1, TIMING.load_s(1))) > 0
+    made = store(children, server, tmp_path, OVERWRITE)
+    assert run(children, made, tmp_path, Cell(OVERWRITE, 3, 1, 1, TIMING.load_s(1))) > 0
     assert len(server.puts) == 40
     assert max(server.puts.values()) > 1
 
@@ -157,9 +157,8 @@ def test_a_lost_value_fails_the_cell(children: Children, server: StandIn, tmp_pa
             children,
             made.name,
             cell,
-            Load(honest.streams, honest.wanted_status, verify),  # type: ignore[arg-type]
+            Load(honest.streams, honest.wanted_status, {}, verify),  # type: ignore[arg-type]
             TIMING,
-            {},
             tmp_path,
         )
 

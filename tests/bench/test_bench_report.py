@@ -15,10 +15,12 @@ from rich.console import Console
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
-def sample(contender: str, round_: int, rate: float, generators: int = 1) -> Sample:
+def sample(
+    contender: str, round_: int, rate: float, generators: int = 1, rest: float = 0.02
+) -> Sample:
     servers = {f"{contender}-{number}": 1.0 / (number + 1) for number in range(3)}
     return Sample(contender, "put", 16, round_, 9, rate, 1.5, 1.25, 7.0, generators, 0.4,
-                  servers, 0.02)  # fmt: skip
+                  servers, rest)  # fmt: skip
 
 
 @pytest.fixture
@@ -36,11 +38,20 @@ def test_markdown_starts_with_the_ratios(report: Report) -> None:
     assert tables[0].startswith("Requests per second, store against etcd")
     assert "| put, 16 | 1.75x | 1.50-2.00 | 5,250 | 3,000 |" in tables[0]
     assert "| put, 16 | 1.50 | 1.50 | 1.25 | 1.25 | 7.00 | 7.00 |" in tables[1]
-    assert "| put, 16 | store | 1.00 | 0.50 + 0.33 | 0.40 (16 processes) | 0.02 |" in tables[2]
+    assert "| put, 16 | store | 1.00 | 0.50 + 0.33 | 0.40 in 16 | 0.02 |" in tables[2]
     assert "| CPU | some, 2 cores |" in tables[3]
     for table in tables:
         lines = [line for line in table.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) == 1
+
+
+def test_other_work_on_the_machine_is_said(report: Report) -> None:
+    assert not report.disturbed
+    assert "Disturbed" not in to_markdown(report)
+    samples = [sample("store", 1, 6000, rest=0.9), sample("etcd", 1, 3000)]
+    busy = Report(report.ours, report.peer, report.at, {}, samples)
+    assert "in 1 of 2 cells" in busy.disturbed
+    assert "up to 0.90" in to_markdown(busy)
 
 
 def test_json_holds_every_sample(report: Report) -> None:
