@@ -7,7 +7,7 @@ against real nodes. `faults` of a node make it misbehave, one entry a request.
 import asyncio
 import json
 import threading
-from base64 import b64decode, b64encode, urlsafe_b64decode
+from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -170,7 +170,7 @@ class FakeNode:
 
     async def _keys(self, request: web.Request) -> web.Response:
         partition = int(request.query["partition"])
-        after = urlsafe_b64decode(request.query.get("after", ""))
+        after = bytes.fromhex(request.query.get("after", ""))
         limit = min(int(request.query["limit"]), self.cluster.page_keys_max)
         ring = self.cluster.ring()
         keys = sorted(
@@ -179,7 +179,8 @@ class FakeNode:
             if ring.partition_of(position(key)) == partition and key > after
         )
         page = [b64encode(key).decode() for key in keys[:limit]]
-        return web.json_response({"keys": page, "next": page[-1] if len(keys) > limit else None})
+        following = keys[limit - 1].hex() if len(keys) > limit else None
+        return web.json_response({"keys": page, "next": following})
 
 
 class FakeCluster:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from tests.client.fake_cluster import FakeCluster
+from tests.client.real_cluster import RealCluster
 
 from dynamo_client.cli import dynamo
 from dynamo_client.sync import DynamoClient
@@ -289,6 +290,22 @@ def test_export_and_import_are_inverse(fake: FakeCluster, tmp_path: Path) -> Non
     del before[b"gone"]
     assert _values(fake) == before
     assert [p.name for p in tmp_path.iterdir()] == ["all.jsonl.gz"]
+
+
+def test_export_pages_through_what_nodes_hold(
+    cluster: FakeCluster | RealCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynamo_client.cli.admin._PAGE_KEYS", 2)
+    wanted = {f"export/{number}" for number in range(100)}
+    with DynamoClient(cluster.urls) as kv:
+        for key in wanted:
+            kv.put(key, b"x", context=kv.get(key).context)
+    result = CliRunner().invoke(dynamo, ["export", "--url", cluster.urls[1]])
+    assert result.exit_code == 0, result.stderr
+    keys = [json.loads(line).get("key") for line in result.stdout.splitlines()]
+    assert {key for key in keys if key and key.startswith("export/")} == wanted
+    text_keys = [key for key in keys if key]
+    assert len(text_keys) == len(set(text_keys))
 
 
 def test_export_says_what_may_be_missing(fake: FakeCluster, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ id. Forbidden here: clients' requests; those go through the client.
 """
 
 import asyncio
-from base64 import b64decode, urlsafe_b64encode
+from base64 import b64decode
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -73,7 +73,7 @@ class Admin:
     async def keys(self, name: str, partition: int) -> set[bytes]:
         """The keys of `partition` that the node called `name` holds itself."""
         found: set[bytes] = set()
-        after = ""
+        after = ""  # what a page names as next is the node's own affair
         for _ in range(_PAGES_MAX):
             path = f"/admin/keys?partition={partition}&limit={_PAGE_KEYS}{after}"
             page = await self._get(name, path)
@@ -82,10 +82,9 @@ class Admin:
                 following = page.get("next")
                 if following is None:
                     return found
-                raw = b64decode(following, validate=True)
+                after = f"&after={quote(following, safe="")}"
             except (KeyError, TypeError, ValueError) as error:
                 raise UnexpectedAnswer(f"{name}: its list of keys can't be read") from error
-            after = f"&after={quote(urlsafe_b64encode(raw))}"
         raise UnexpectedAnswer(f"{name}: its list of the keys of {partition} has no end")
 
     async def _get(self, name: str, path: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import BinaryIO, Final, NamedTuple, cast
 
 from dynamo_core.errors import CallerError
 
-_CHUNK_BYTES: Final = 256 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
 _LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 _QUEUED_BATCHES_MAX: Final = 4
 _IDENTITY_BYTES: Final = 64 * 1024
@@ -43,6 +43,11 @@ class Line(NamedTuple):
     end: Position
 
 
+class _Batch(NamedTuple):
+    lines: list[Line]
+    raw_offset: int  # how much of the file had been read for them
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Tells whether a file is the one of an earlier run: name, size and a digest of both ends."""
@@ -60,8 +65,8 @@ class Source:
         self._path = path
         self._raw = _open(path)
         self._stopped = threading.Event()
-        self._queue: asyncio.Queue[list[Line] | BaseException | None]
-        self.bytes_read = 0
+        self._queue: asyncio.Queue[_Batch | BaseException | None]
+        self.bytes_read = 0  # of the file as it is stored, for the lines that were taken
         self.bytes_total: int | None = None
         if path != "-":
             self.bytes_total = os.fstat(self._raw.fileno()).st_size
@@ -76,14 +81,15 @@ class Source:
             while (batch := await self._queue.get()) is not None:
                 if isinstance(batch, BaseException):
                     raise CallerError(f"{self._path}: {batch}") from batch
-                yield batch
+                yield batch.lines
+                self.bytes_read = batch.raw_offset
         finally:
             self._stopped.set()
             while not self._queue.empty():
                 self._queue.get_nowait()
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
-        def hand_over(batch: list[Line] | BaseException | None) -> None:
+        def hand_over(batch: _Batch | BaseException | None) -> None:
             if not self._stopped.is_set():
                 asyncio.run_coroutine_threadsafe(self._queue.put(batch), loop).result()
 
@@ -98,7 +104,7 @@ class Source:
             except (OSError, EOFError, ValueError) as error:
                 hand_over(error)
 
-    def _lines(self) -> Iterator[list[Line]]:
+    def _lines(self) -> Iterator[_Batch]:
         line, offset = 0, 0
         unpacked = self._unpacked()
         if self._start.line and not isinstance(unpacked, gzip.GzipFile):
@@ -106,7 +112,6 @@ class Source:
             line, offset = self._start
         rest = b""
         while chunk := unpacked.read(_CHUNK_BYTES):
-            self.bytes_read = self._raw.tell() if self.bytes_total is not None else 0
             # Splitting at \n alone: a value may hold other line breaks of Unicode.
             *texts, rest = (rest + chunk).split(b"\n")
             if len(rest) > _LINE_BYTES_MAX:
@@ -116,9 +121,13 @@ class Source:
                 line, offset = line + 1, offset + len(text) + 1
                 if line > self._start.line:
                     batch.append(Line(text, Position(line, offset)))
-            yield batch
+            yield _Batch(batch, self._raw_offset())
         if rest and line >= self._start.line:
-            yield [Line(rest, Position(line + 1, offset + len(rest)))]
+            last = Line(rest, Position(line + 1, offset + len(rest)))
+            yield _Batch([last], self._raw_offset())
+
+    def _raw_offset(self) -> int:
+        return 0 if self.bytes_total is None else self._raw.tell()
 
     def _unpacked(self) -> io.BufferedIOBase | io.RawIOBase:
         if self._path == "-":
