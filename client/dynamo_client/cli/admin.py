@@ -82,7 +82,7 @@ class Admin:
                 following = page.get("next")
                 if following is None:
                     return found
-                after = f"&after={quote(following, safe="")}"
+                after = "&after=" + quote(following, safe="")
             except (KeyError, TypeError, ValueError) as error:
                 raise UnexpectedAnswer(f"{name}: its list of keys can't be read") from error
         raise UnexpectedAnswer(f"{name}: its list of the keys of {partition} has no end")
