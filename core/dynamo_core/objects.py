@@ -39,6 +39,7 @@ LEAF_BYTES: Final = 16
 
 _START: Final = Struct(">BH")
 _CLOCK_AT: Final = _START.size
+_COUNTS: Final = Struct(">BHHH")  # the start, and the counts that open the clock after it
 _SIBLING: Final = Struct(">16sQB")
 _BODY: Final = Struct(">16sQHI")
 _SIBLING_BYTES: Final = DOT_BYTES + 1
@@ -169,17 +170,18 @@ def to_bytes(held: Object) -> bytes:
 
 def head_length(buffer: bytes, offset: int = 0) -> int:
     """Bytes of the head of the encoded object at `offset`."""
-    if len(buffer) < offset + _CLOCK_AT:
-        raise Corrupt("an object ends before its counts")
-    level, siblings = _START.unpack_from(buffer, offset)
+    try:
+        level, siblings, entries, dots = _COUNTS.unpack_from(buffer, offset)
+    except struct_error as error:
+        raise Corrupt("an object ends before its counts") from error
     if level != FEATURE_LEVEL:
         raise Corrupt(
             f"an object has feature level {level}, but this version reads {FEATURE_LEVEL}"
         )
-    length = _CLOCK_AT + clock_length(buffer, offset + _CLOCK_AT) + siblings * _SIBLING_BYTES
+    length: int = _COUNTS.size + (entries + dots) * DOT_BYTES + siblings * _SIBLING_BYTES
     if len(buffer) < offset + length:
         raise Corrupt(f"an object's head of {length} bytes has only {len(buffer) - offset}")
-    return int(length)
+    return length
 
 
 def head_of(buffer: bytes) -> bytes:
@@ -204,6 +206,8 @@ def has_value(head: bytes) -> bool:
     """Whether an encoded object or head has a live sibling."""
     end = head_length(head)
     count = _START.unpack_from(head)[1]
+    if count == 1:
+        return head[end - 1] == 0
     first = end - count * _SIBLING_BYTES + DOT_BYTES
     return 0 in head[first:end:_SIBLING_BYTES]
 

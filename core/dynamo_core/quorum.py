@@ -204,6 +204,7 @@ class GetQuorum:
         "below_floor",
         "fastest",
         "local",
+        "primary",
         "r",
         "ready",
         "reap_round",
@@ -228,6 +229,8 @@ class GetQuorum:
         self._full: dict[bytes, bytes] = {}  # head -> whole object
         self._asked: set[int] = set()
         self._pending: set[int] = set()
+        self.primary = 0
+        """Owners among the nodes that replied."""
         self.ready = False
         self.below_floor = False
         self.answer: bytes | None = None
@@ -256,8 +259,11 @@ class GetQuorum:
         elif reap_round < self.reap_round:
             # What is built from several answers carries the lowest of their rounds.
             self.reap_round = reap_round
-        if self.fastest == NOBODY and node in self._owners:
-            self.fastest = node
+        if node in self._owners:
+            if self.fastest == NOBODY:
+                self.fastest = node
+            if node not in self._heads:
+                self.primary += 1
         self._heads[node] = head
         if whole is not None and head is not None:
             self._full[head] = whole
@@ -269,17 +275,13 @@ class GetQuorum:
         if self.ready:
             return []
         # A node that gave its head but not its object leaves the count again.
-        self._heads.pop(node, None)
+        if self._heads.pop(node, self) is not self and node in self._owners:
+            self.primary -= 1
         return self._decide()
 
     def hedge(self) -> list[Ask]:
         """Replies are slow: ask one node more, for the whole object if none came yet."""
         return [] if self.ready else self._ask_another()
-
-    @property
-    def primary(self) -> int:
-        """Owners among the nodes that replied."""
-        return sum(1 for node in self._heads if node in self._owners)
 
     @property
     def standin(self) -> int:
@@ -289,6 +291,8 @@ class GetQuorum:
     @property
     def got(self) -> int:
         """Replies that count towards R as far as is known."""
+        if self.primary == len(self._heads):
+            return self.primary
         if any(h is not None and objects.has_value(h) for h in self._heads.values()):
             return len(self._heads)
         return self.primary
@@ -337,8 +341,7 @@ class GetQuorum:
         return []
 
     def _may_answer(self, whole: bytes | None) -> bool:
-        carries = whole is not None and objects.has_value(whole)
-        if not carries and self.primary < self.r:
+        if self.primary < self.r and not (whole is not None and objects.has_value(whole)):
             return False
         if self._floor:
             clock = EMPTY if whole is None else objects.clock_of(whole)
@@ -349,8 +352,10 @@ class GetQuorum:
     def _unread(self, heads: set[bytes]) -> list[bytes]:
         """Heads whose objects are needed for the merge and not here yet."""
         full = self._full
+        if heads <= full.keys():
+            return []
         if len(heads) == 1:
-            return [h for h in heads if h not in full]
+            return list(heads)
         clocks = {h: objects.clock_of(h) for h in heads}
         return [
             h
@@ -364,6 +369,8 @@ class GetQuorum:
 
     def _merged(self, heads: set[bytes]) -> bytes:
         whole: bytes | None = None
+        if len(heads) == 1:
+            return self._full[next(iter(heads))]
         for head in heads:
             held = self._full.get(head)
             if held is not None:

@@ -128,6 +128,10 @@ class KeyValue:
         length = request.content_length
         if length is not None and length > limit:
             raise too_large(f"the value has {length} bytes; the limit is {limit}")
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            # aiohttp's low-level server leaves this to its handler; curl waits for it.
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         content = request.content
         body = bytearray()
         while True:
@@ -143,7 +147,7 @@ class KeyValue:
         if outcome.kind == Kind.ABSENT:
             return _absent(outcome, headers)
         if outcome.kind != Kind.VALUES:
-            raise _problem(outcome)
+            return problems.response(_problem(outcome), headers)
         as_json = "application/json" in accept
         siblings, context = outcome.siblings, outcome.context
         in_body = len(context) > CONTEXT_HEADER_BYTES_MAX
@@ -227,7 +231,7 @@ def _written(outcome: Outcome) -> web.Response:
     if outcome.kind == Kind.ABSENT:
         return _absent(outcome, headers)
     if outcome.kind != Kind.WRITTEN:
-        raise _problem(outcome)
+        return problems.response(_problem(outcome), headers)
     if len(outcome.context) > CONTEXT_HEADER_BYTES_MAX:
         headers[IN_BODY_HEADER] = "body"
         return web.Response(

@@ -7,7 +7,7 @@ brings those up to date that replied with something older.
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dynamo_core import objects, wire
 from dynamo_core.errors import Corrupt
@@ -19,6 +19,14 @@ from dynamo_node.topology import Place
 
 if TYPE_CHECKING:
     from dynamo_node.coordinator import Coordinator, Request
+
+
+# IntEnum members cost a look-up of two levels each time; reads are counted in microseconds.
+_READ: Final = int(wire.Type.READ)
+_READ_REPLY: Final = int(wire.Type.READ_REPLY)
+_WHOLE: Final = int(wire.Found.WHOLE)
+_HEAD: Final = int(wire.Found.HEAD)
+_NOTHING: Final = int(wire.Found.NOTHING)
 
 
 class GetOperation:
@@ -66,17 +74,21 @@ class GetOperation:
         self._after_reply()
 
     def _ask_all(self, asks: list[Ask]) -> None:
+        if not asks:
+            return
         coordinator, request = self._coordinator, self._request
+        links, local = coordinator.topology.links, self._machine.local
+        remaining_ms = request.remaining_ms()
         ask_self = False
         for node, whole in asks:
-            if node == self._machine.local:
+            if node == local:
                 ask_self = True
                 continue
-            link = coordinator.topology.links[node]
+            link = links[node]
             request_id = link.request(
-                wire.Type.READ,
+                _READ,
                 wire.pack_read(request.key, whole),
-                request.remaining_ms(),
+                remaining_ms,
                 partial(self._replied, node),
                 request.trace,
             )
@@ -100,13 +112,13 @@ class GetOperation:
         machine = self._machine
         self._asked.pop(node, None)
         try:
-            if kind == wire.Type.READ_REPLY:
+            if kind == _READ_REPLY:
                 found, reap_round, data = wire.unpack_read_reply(payload)
-                if found == wire.Found.WHOLE:
+                if found == _WHOLE:
                     asks = machine.replied(node, objects.head_of(data), data, reap_round)
-                elif found == wire.Found.HEAD:
-                    asks = machine.replied(node, objects.head_of(data), None, reap_round)
-                elif found == wire.Found.NOTHING:
+                elif found == _HEAD:
+                    asks = machine.replied(node, data, None, reap_round)
+                elif found == _NOTHING:
                     asks = machine.replied(node, None, None, reap_round)
                 else:
                     asks = machine.failed(node)
