@@ -126,3 +126,17 @@ def test_exactly_one_cluster_is_wanted(text: str, told: str) -> None:
     with pytest.raises(ManifestError) as caught:
         manifest.read(text, "m.yaml")
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_can_be_carried_out(path: Path) -> None:
+    cluster = manifest.read(path.read_text(), path.name).cluster
+    made = plan(cluster, Observed("", None, None, nobody(cluster)), "2026-01-31T12:00:00Z")
+    assert made.act
+    assert not made.refusals
+
+
+def nobody(cluster: DynamoCluster) -> dict[str, ObservedNode]:
+    address = Address("127.0.0.1", 1, 2, 3)
+    names = [place.name for place in places(cluster)]
+    return {name: ObservedNode(name, address, False, False, "", None) for name in names}

@@ -36,6 +36,7 @@ from dynamo_operator.steps import (
 BACKOFF_SECONDS = (0.5, 1, 2, 4, 8, 16, 30)
 STEADY_SECONDS = 30.0  # a node that ran this long starts its backoff anew
 CRASHES_MAX = 3  # after which nobody waits for a node to come up
+DRAIN_MS = 1000
 EXIT_CONFIG = 2  # a node's own word that it can't run so
 
 
@@ -165,6 +166,8 @@ class Carrier:
                 "admin_port": place.admin_port,
                 "admin_token": "",
                 **settings(made.cluster),
+                # No load balancer has to notice here, and people wait for it at Ctrl-C.
+                "timing": {"drain_ms": DRAIN_MS},
                 "log": {"format": "text", "level": "info"},
             },
         )

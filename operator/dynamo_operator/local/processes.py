@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 POLL_SECONDS = 0.05
-GRACE_SECONDS = 15.0  # a node goes on accepting for 5 s after SIGTERM, then flushes
+GRACE_SECONDS = 15.0  # a node drains for a moment after SIGTERM, then flushes
 LOG_BYTES_MAX = 16 << 20
 
 
