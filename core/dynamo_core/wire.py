@@ -79,8 +79,8 @@ class Op(IntEnum):
 
 _FOUND: Final = Struct(">BQ")
 _WRITE: Final = Struct(">QIBH")
-_OPERATION: Final = Struct(">BBB16sHHB")
-_REPLY: Final = Struct(">BBBBBHH")
+_OPERATION: Final = Struct(">BBB16sIHB")
+_REPLY: Final = Struct(">BBBBBIH")
 _VALUE: Final = Struct(">16sQQBI")
 _LEASE: Final = Struct(">I8sII")
 _ERROR: Final = Struct(">B")
@@ -157,7 +157,7 @@ def unpack_write(payload: bytes) -> Write:
 
 
 # OPERATION: u8 op | u8 quorum (0: default) | u8 flags | 16 write id |
-# u16 token length | u16 key length | u8 type length | token | key | type | rest value.
+# u32 token length | u16 key length | u8 type length | token | key | type | rest value.
 # FORWARD has the same form and comes from a node that is no owner of the key.
 
 
@@ -176,8 +176,8 @@ class Operation(NamedTuple):
 def pack_operation(operation: Operation) -> bytes:
     op, key, quorum, write_id, context, content_type, value = operation
     token, kind = context.encode(), content_type.encode()
-    if len(token) > 0xFFFF or len(key) > 0xFFFF or len(kind) > 0xFF:
-        raise Corrupt("an operation's context, key or content type is too long for its field")
+    if len(key) > 0xFFFF or len(kind) > 0xFF:
+        raise Corrupt("an operation's key or content type is too long for its field")
     return b"".join(
         (
             _OPERATION.pack(op, quorum, 0, write_id, len(token), len(key), len(kind)),
@@ -213,7 +213,7 @@ def _operation(payload: bytes) -> Operation:
 
 
 # OPERATION_REPLY: u8 kind | u8 primary | u8 standin | u8 needed | u8 got |
-# u16 token length | u16 detail length | token | detail | values, each
+# u32 token length | u16 detail length | token | detail | values, each
 # 16 actor | u64 counter | u64 written_ms | u8 type length | u32 length | type | value.
 
 
