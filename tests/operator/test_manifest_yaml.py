@@ -4,6 +4,11 @@ import pytest
 
 from dynamo_operator import manifest
 from dynamo_operator.manifest import ManifestError
+from dynamo_operator.plan import plan
+from dynamo_operator.spec import DynamoCluster
+from dynamo_operator.steps import Address, Observed, ObservedNode
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 HEAD = "apiVersion: dynamocluster.io/v1alpha1\nkind: DynamoCluster\n"
 
