@@ -1,8 +1,11 @@
 """YAML is read as kubectl reads it, and what can't be read is told with its line."""
 
+from pathlib import Path
+
 import pytest
 
 from dynamo_operator import manifest
+from dynamo_operator.layout import places
 from dynamo_operator.manifest import ManifestError
 from dynamo_operator.plan import plan
 from dynamo_operator.spec import DynamoCluster
