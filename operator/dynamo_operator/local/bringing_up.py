@@ -16,7 +16,7 @@ from dynamo_operator.local import acts, start
 from dynamo_operator.local.folder import Folder, is_ours
 from dynamo_operator.local.observing import Sight, progress
 from dynamo_operator.local.processes import Process, alive, tail
-from dynamo_operator.local.screen import Screen
+from dynamo_operator.local.screen import Screen, program
 from dynamo_operator.local.supervisor import UP_SECONDS, Supervisor
 from dynamo_operator.plan import settings_hash
 
@@ -88,13 +88,9 @@ def _supervise(
         screen.say(f"{wanted.cluster.name}: {count} node(s), data in {folder.path}")
         supervisor = Supervisor(folder, source, wanted, screen, attached)
         asyncio.run(supervisor.run())
-    again = f"`dynamo local up{_again(options)}`"
-    screen.say(f"{wanted.cluster.name} is stopped; its data stays. {again} goes on with it.")
-
-
-def _again(options: Options) -> str:
     given = f" -f {options.manifest}" if options.manifest else ""
-    return given + (f" --data {options.data}" if options.data else "")
+    again = f"`{program()} local up{given}{screen.data_option}`"
+    screen.say(f"{wanted.cluster.name} is stopped; its data stays. {again} goes on with it.")
 
 
 def _detach(folder: Folder, source: start.Source, screen: Screen) -> None:
@@ -138,10 +134,11 @@ def _hand_over(folder: Folder, source: start.Source, wanted: start.Wanted, scree
     name = wanted.cluster.name
     state = folder.state()
     screen.say(f"{name} is running already (data in {folder.path})")
+    if source.path is not None or source.replicas is not None:
+        acts.hand_over(folder, source)  # from now on this file is watched
     if wanted.cluster == folder.accepted():
         sight = asyncio.run(acts.sight(folder))
     else:
-        acts.hand_over(folder, source)
         screen.say("handed the changed manifest over to it")
         if wanted.cluster.spec.paused or wanted.cluster.spec.dry_run:
             return

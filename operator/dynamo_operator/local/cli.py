@@ -62,9 +62,9 @@ def up(
     detach: bool,
     in_background: bool,
 ) -> None:
-    """Start a cluster, or go on with one; three nodes without a manifest.
+    """Start a cluster, or go on with it.
 
-    Node i listens on 8100+i (HTTP), 7100+i (native) and 9100+i (admin).
+    Without a manifest it has three nodes. Node i listens on 8100+i (HTTP), 7100+i (native) and 9100+i (admin).
     Ctrl-C stops all nodes; the data stays, and `up` goes on with it.
     """
     with _errors():
@@ -97,7 +97,7 @@ def status(data: Path | None, as_json: bool) -> None:
 @click.argument("nodes", nargs=-1, metavar="[NODE]...")
 @_data_option
 def stop(nodes: tuple[str, ...], data: Path | None) -> None:
-    """Stop nodes gracefully (SIGTERM), or the whole cluster; the data stays."""
+    """Stop nodes (SIGTERM), or all; the data stays."""
     if nodes:
         _act("stop", nodes, data)
         return
@@ -133,7 +133,7 @@ def resume(nodes: tuple[str, ...], data: Path | None) -> None:
 @_node_argument
 @_data_option
 def start(nodes: tuple[str, ...], data: Path | None) -> None:
-    """Start nodes that were stopped or killed, and wait until they are ready."""
+    """Start nodes that are down, until they are ready."""
     with _errors():
         from dynamo_operator.local import acts
 

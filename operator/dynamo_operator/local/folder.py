@@ -80,6 +80,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._ring: tuple[tuple[int, int, int], Ring] | None = None
 
     @classmethod
     def create(cls, path: Path, cluster_name: str, port: int) -> Folder:
@@ -151,13 +152,19 @@ class Folder:
         return identity
 
     def ring(self) -> Ring | None:
+        """The decided ring. Read anew only after the file was replaced: checking it is work."""
         path = self.path / "ring.json"
-        if not path.exists():
-            return None
         try:
-            return Ring.from_bytes(path.read_bytes())
-        except CallerError as error:
-            raise FolderError(f"{path} is damaged: {error}") from error
+            stat = path.stat()
+        except FileNotFoundError:
+            return None
+        stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if self._ring is None or self._ring[0] != stamp:
+            try:
+                self._ring = stamp, Ring.from_bytes(path.read_bytes())
+            except CallerError as error:
+                raise FolderError(f"{path} is damaged: {error}") from error
+        return self._ring[1]
 
     def decide(self, ring: Ring) -> None:
         """Writes a ring down for good. Refused unless it follows the one that is there."""

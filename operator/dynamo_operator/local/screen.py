@@ -46,7 +46,8 @@ class Screen:
         self._live: Live | None = None
         self._stages: dict[str, str] = {}
         same = folder.absolute() == default_folder.absolute()
-        self.data_option = "" if same else f" --data {shlex.quote(str(folder))}"
+        near = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        self.data_option = "" if same else f" --data {shlex.quote(str(near))}"
 
     def __enter__(self) -> Self:
         return self
