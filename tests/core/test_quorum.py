@@ -1,0 +1,414 @@
+"""Quorum: both machines against a dumb model, in any order of replies and failures.
+
+The model of a put is a set of nodes that acknowledged and a set of owners for
+whom a hint is kept; that of a get is what each node holds, merged with plain
+`objects.merge`. Both play the network: any order, any failure, a hedge at any
+moment, the end of waiting at the end.
+"""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynamo_core import objects
+from dynamo_core.objects import ABSENT, Object, Sibling
+from dynamo_core.quorum import NOBODY, Ask, GetQuorum, PutQuorum, Send
+from dynamo_core.versions import EMPTY, Clock
+
+OWNERS = (1, 2, 3)
+OTHERS = (4, 5, 6)
+
+
+def _well(node: int) -> bool:
+    return True
+
+
+# Put
+
+
+@dataclass
+class PutModel:
+    """The nodes that answered, counted with sets instead of counters."""
+
+    machine: PutQuorum
+    acks: set[int] = field(default_factory=set)
+    hinted: set[int] = field(default_factory=set)
+    waiting: list[Send] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    reached: int = 0
+
+    def send(self, sends: list[Send]) -> None:
+        for send in sends:
+            if send.node == self.machine.local and self.asked:
+                self.hinted.add(send.hint_for)  # beside what is here; nobody counts it
+                continue
+            assert send.node not in self.asked, "a node is sent a write twice"
+            self.asked.append(send.node)
+            self.waiting.append(send)
+
+    def ack(self, send: Send) -> None:
+        self.acks.add(send.node)
+        if send.hint_for:
+            self.hinted.add(send.hint_for)
+        if self.machine.acked(*send):
+            self.reached += 1
+            assert len(self.acks) == self.machine.w, "W is reached at W nodes, not before or after"
+
+    def check(self) -> None:
+        machine = self.machine
+        assert machine.got == len(self.acks) == machine.primary + machine.standin
+        assert machine.reached == (len(self.acks) >= machine.w)
+        assert self.reached == int(machine.reached)
+
+
+@st.composite
+def _puts(draw: st.DrawFn) -> tuple[PutQuorum, set[int]]:
+    n = draw(st.integers(1, 5))
+    nodes = draw(st.permutations(range(1, n + 1 + draw(st.integers(0, 5)))))
+    sick = set(draw(st.lists(st.sampled_from(nodes), max_size=len(nodes))))
+    local = draw(st.sampled_from(nodes))
+    w = draw(st.integers(1, n))
+    machine = PutQuorum(nodes[:n], nodes[n:], local, w, lambda node: node not in sick - {local})
+    return machine, sick - {local}
+
+
+@settings(max_examples=400)
+@given(_puts(), st.data())
+def test_a_put_counts_each_node_once_and_leaves_no_owner_without(
+    put: tuple[PutQuorum, set[int]], data: st.DataObject
+) -> None:
+    machine, _ = put
+    owners = set(machine._owners)
+    model = PutModel(machine)
+    model.send(machine.start())
+    assert model.asked[0] == machine.local, "the local node mints, so it comes first"
+    for _ in range(40):
+        model.check()
+        if not model.waiting:
+            break
+        step = data.draw(st.sampled_from(["ack", "ack", "fail", "hedge", "again"]))
+        if step == "hedge":
+            model.send(machine.hedge())
+            continue
+        if step == "again" and model.acks:
+            node = data.draw(st.sampled_from(sorted(model.acks)))
+            assert not machine.acked(node), "an acknowledgement that came twice counts once"
+            continue
+        send = model.waiting.pop(data.draw(st.integers(0, len(model.waiting) - 1)))
+        if step == "fail" and send.node != machine.local:
+            model.send(machine.failed(*send))
+        else:
+            model.ack(send)
+    for _ in range(len(machine._others) + 2):  # the silent ones are given up
+        model.send(machine.give_up_waiting())
+        model.check()
+    assert machine.settled
+    assert model.acks | model.hinted >= owners - ({machine.local} - model.acks)
+
+
+@given(_puts())
+def test_a_put_starts_with_healthy_owners_and_one_stand_in_for_each_sick_one(
+    put: tuple[PutQuorum, set[int]],
+) -> None:
+    machine, sick = put
+    owners, others, local = list(machine._owners), list(machine._others), machine.local
+    sends = machine.start()
+    asked = [s.node for s in sends if s.node != local]
+    assert not sick & set(asked), "a node that looks dead is not waited for"
+    served = {s.hint_for or s.node for s in sends}
+    assert served == set(owners), "every owner gets the write or somebody keeps it for him"
+    stand_ins = [s.node for s in sends if s.hint_for and s.node != local]
+    healthy = [o for o in others if o not in sick and o != local]
+    assert stand_ins == healthy[: len(stand_ins)], "stand-ins in the order of the preference list"
+    if any(s.node == local and s.hint_for for s in sends[1:]):
+        assert len(stand_ins) == len(healthy), "a hint beside the local copy only as a last resort"
+
+
+def test_w_is_reached_by_the_second_of_two() -> None:
+    put = PutQuorum(OWNERS, OTHERS, 1, 2, _well)
+    assert put.start() == [Send(1, NOBODY), Send(2, NOBODY), Send(3, NOBODY)]
+    assert not put.acked(1)
+    assert put.acked(3)
+    assert not put.acked(2)
+    assert (put.primary, put.standin, put.settled) == (3, 0, True)
+
+
+def test_a_dead_owner_is_stood_in_for_and_that_counts_towards_w() -> None:
+    put = PutQuorum(OWNERS, OTHERS, 1, 3, lambda node: node not in (3, 4))
+    assert put.start() == [Send(1, NOBODY), Send(2, NOBODY), Send(5, 3)]
+    assert not put.acked(1)
+    assert not put.acked(2)
+    assert put.acked(5, 3)
+    assert (put.primary, put.standin) == (2, 1)
+
+
+def test_a_stand_in_that_fails_hands_on_to_the_next_and_at_last_to_the_coordinator() -> None:
+    put = PutQuorum(OWNERS, (4, 5), 1, 2, _well)
+    put.start()
+    assert put.failed(3) == [Send(4, 3)]
+    assert put.failed(4, 3) == [Send(5, 3)]
+    assert put.failed(5, 3) == [Send(1, 3)]
+    assert put.failed(5, 3) == [], "a failure that comes twice changes nothing"
+    assert not put.acked(1)
+    assert put.got == 1, "a hint beside the coordinator's own copy is no second node"
+    assert put.acked(2)
+
+
+def test_a_slow_owner_is_hedged_once_and_both_may_count() -> None:
+    put = PutQuorum(OWNERS, OTHERS, 1, 3, _well)
+    put.start()
+    put.acked(1)
+    put.acked(2)
+    assert put.hedge() == [Send(4, 3)]
+    assert put.failed(3) == [], "its hint is on its way already"
+    assert put.acked(4, 3)
+    assert not put.acked(3), "late, but welcome"
+    assert (put.primary, put.standin) == (3, 1)
+    assert put.hedge() == [], "W is reached: nothing to hedge"
+
+
+def test_a_coordinator_that_is_no_owner_keeps_its_copy_as_a_hint() -> None:
+    put = PutQuorum(OWNERS, OTHERS, 5, 2, lambda node: node != 2)
+    assert put.start() == [Send(5, 2), Send(1, NOBODY), Send(3, NOBODY)]
+    assert not put.acked(5, 2)
+    assert put.acked(1)
+    assert (put.primary, put.standin) == (1, 1)
+
+
+# Get
+
+
+def _object(*writes: tuple[int, bytes | None], seen: Object = ABSENT) -> Object:
+    """`seen`, read and then written by each (actor, value) in turn, blind of one another."""
+    result = seen
+    for actor, value in writes:
+        sibling = Sibling((bytes([actor]) * 16, 1), bytes([actor]) * 16, actor, "", value)
+        result = objects.put(result, seen.clock, sibling)
+    return result
+
+
+def _dict_reply(machine: GetQuorum, asks: list[Ask], held: dict[int, Object | None]) -> list[Ask]:
+    more: list[Ask] = []
+    for node, full in asks:
+        obj = held[node]
+        data = None if obj is None else objects.to_bytes(obj)
+        head = None if data is None else objects.head_of(data)
+        more += machine.replied(node, head, data if full else None)
+    return more
+
+
+def _run(machine: GetQuorum, held: dict[int, Object | None]) -> None:
+    asks = machine.start()
+    while asks:
+        asks = _dict_reply(machine, asks, held)
+
+
+X = _object((1, b"x"))
+Y = _object((2, b"y"))
+XY = objects.merge(X, Y)
+AFTER = _object((3, b"z"), seen=XY)
+GONE = _object((4, None), seen=X)
+
+
+@st.composite
+def _families(draw: st.DrawFn) -> list[Object | None]:
+    """Up to five versions of one key: blind, descending, merged, tombstones; and nothing."""
+    versions: list[Object] = []
+    for actor in range(1, 1 + draw(st.integers(1, 4))):
+        base = ABSENT
+        for earlier in draw(
+            st.lists(st.sampled_from(versions), max_size=2) if versions else st.just([])
+        ):
+            base = objects.merge(base, earlier)
+        value = None if draw(st.integers(0, 3)) == 0 else bytes([actor])
+        versions.append(_object((actor, value), seen=base if draw(st.booleans()) else ABSENT))
+    return [None, *versions, objects.merge(versions[0], versions[-1])]
+
+
+@settings(max_examples=500)
+@given(_families(), st.data())
+def test_a_get_against_the_model(family: list[Object | None], data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 4), label="n")
+    nodes = data.draw(st.permutations(range(1, n + 1 + data.draw(st.integers(0, 3)))))
+    owners, others = nodes[:n], nodes[n:]
+    local = data.draw(st.sampled_from(nodes), label="local")
+    r = data.draw(st.integers(1, n), label="r")
+    held = {node: data.draw(st.sampled_from(family), label=f"at {node}") for node in nodes}
+    sick = set(data.draw(st.lists(st.sampled_from(nodes), max_size=2), label="sick")) - {local}
+    dead = set(data.draw(st.lists(st.sampled_from(nodes), max_size=3), label="dead"))
+    floor = EMPTY
+    if data.draw(st.booleans(), label="floor"):
+        seen = data.draw(st.sampled_from(family))
+        floor = EMPTY if seen is None else seen.clock
+    machine = GetQuorum(owners, others, local, r, lambda node: node not in sick, floor)
+
+    heard: dict[int, Object | None] = {}
+    asked_whole: set[int] = set()
+    waiting: list[Ask] = []
+
+    def send(asks: list[Ask]) -> None:
+        for ask in asks:
+            again = [a for a in waiting if a.node == ask.node]
+            assert not again, "a node is asked again before it answered"
+            assert not (ask.node in heard and not ask.full), "a head is asked for twice"
+            assert ask.node not in asked_whole, "an object is asked for twice"
+            if ask.full:
+                asked_whole.add(ask.node)
+            waiting.append(ask)
+
+    send(machine.start())
+    at_answer: dict[int, Object | None] = {}
+    while waiting:
+        if data.draw(st.integers(0, 4)) == 0:
+            send(machine.hedge())
+        node, full = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
+        was_ready = machine.ready
+        if node in dead:
+            heard.pop(node, None)
+            asks = machine.failed(node)
+        else:
+            obj = heard[node] = held[node]
+            encoded = None if obj is None else objects.to_bytes(obj)
+            head = None if encoded is None else objects.head_of(encoded)
+            asks = machine.replied(node, head, encoded if full else None)
+        send(asks)
+        if machine.ready and not was_ready:
+            at_answer = dict(heard)
+
+    assert machine.settled
+    assert machine.exhausted == (not machine.ready)
+    able_owners = [node for node in owners if node not in dead]
+    reachable = [*able_owners, *(o for o in others if o not in dead and o not in sick)]
+    if not machine.ready:
+        everything = ABSENT
+        for node in reachable:
+            everything = objects.merge(everything, held[node] or ABSENT)
+        short = len(able_owners) < r
+        assert short or not everything.clock.descends(floor), "R owners could answer, and did not"
+        return
+    expected = ABSENT
+    for obj in at_answer.values():
+        expected = objects.merge(expected, obj or ABSENT)
+    answer = ABSENT if machine.answer is None else objects.from_bytes(machine.answer)
+    assert answer == expected, "the answer is what everybody who counts holds, merged"
+    assert answer.clock.descends(floor)
+    if objects.shown(answer):
+        assert len(at_answer) >= r
+    else:
+        assert len([node for node in at_answer if node in owners]) >= r, "absence needs R owners"
+    repairs = machine.repairs()
+    if repairs is not None:
+        whole, stale = repairs
+        for node in stale:
+            assert node in owners
+            assert objects.merge(heard[node] or ABSENT, objects.from_bytes(whole)) == (
+                objects.from_bytes(whole)
+            )
+            assert heard[node] != objects.from_bytes(whole), "an equal replica is left in peace"
+
+
+def test_the_nearest_sends_the_object_the_others_heads() -> None:
+    get = GetQuorum(OWNERS, OTHERS, 2, 2, _well)
+    assert get.start() == [Ask(2, True), Ask(1, False), Ask(3, False)]
+    data = objects.to_bytes(X)
+    assert get.replied(2, objects.head_of(data), data) == []
+    assert not get.ready
+    assert get.replied(1, objects.head_of(data), None) == []
+    assert get.ready
+    assert (get.answer, get.fastest, get.repairs()) == (data, 2, None)
+
+
+def test_a_head_that_differs_is_fetched_and_both_are_merged() -> None:
+    get = GetQuorum(OWNERS, OTHERS, 1, 2, _well)
+    _run(get, {1: X, 2: Y, 3: X})
+    assert get.answer == objects.to_bytes(XY)
+    found = get.repairs()
+    assert found is not None
+    assert found == (objects.to_bytes(XY), [1, 2, 3])
+
+
+def test_an_ancestor_is_not_fetched() -> None:
+    """The head alone shows that nothing of it would be kept."""
+    get = GetQuorum(OWNERS, OTHERS, 1, 2, _well)
+    get.start()
+    after, old = objects.to_bytes(AFTER), objects.to_bytes(X)
+    assert get.replied(1, objects.head_of(after), after) == []
+    assert get.replied(2, objects.head_of(old), None) == []
+    assert get.answer == after
+    assert get.repairs() == (after, [2])
+
+
+def test_a_node_that_dies_between_head_and_object_leaves_the_count() -> None:
+    get = GetQuorum(OWNERS, OTHERS, 1, 2, _well)
+    get.start()
+    x, y = objects.to_bytes(X), objects.to_bytes(Y)
+    get.replied(1, objects.head_of(x), x)
+    assert get.replied(2, objects.head_of(y), None) == [Ask(2, True)]
+    assert get.failed(2) == []
+    assert not get.ready
+    assert get.replied(3, objects.head_of(x), None) == []
+    assert get.answer == x
+
+
+@pytest.mark.parametrize("held", [None, GONE])
+def test_absence_is_not_said_by_stand_ins(held: Object | None) -> None:
+    """A client cut off with two empty stand-ins asks for an existing key."""
+    get = GetQuorum(OWNERS, OTHERS, 4, 2, lambda node: node in (4, 5))
+    asks = get.start()
+    here = {4: held, 5: None, 6: None}
+    while asks:
+        more: list[Ask] = []
+        for ask in asks:
+            if ask.node in OWNERS:
+                more += get.failed(ask.node)
+            else:
+                more += _dict_reply(get, [ask], here)
+        asks = more
+    assert get.exhausted
+    assert get.got == 0, "empty replies of others don't count towards R"
+
+
+def test_a_tombstone_needs_r_owners_a_value_does_not() -> None:
+    held: dict[int, Object | None] = {1: GONE, 2: GONE, 3: None, 4: None}
+    get = GetQuorum(OWNERS, OTHERS, 1, 2, lambda node: node != 2)
+    _run(get, held)
+    assert get.ready
+    assert get.primary == 2
+    assert get.answer == objects.to_bytes(GONE)
+    with_value = GetQuorum(OWNERS, OTHERS, 4, 2, lambda node: node in (1, 4))
+    _run(with_value, {1: X, 4: None})
+    assert with_value.answer == objects.to_bytes(X)
+    assert (with_value.primary, with_value.standin) == (1, 1)
+
+
+def test_recovering_owners_abstain_and_others_are_asked() -> None:
+    get = GetQuorum(OWNERS, OTHERS, 1, 2, _well)
+    get.start()
+    assert get.failed(1) == []
+    assert get.replied(2, None, None) == []
+    assert get.replied(3, None, None) == []
+    assert get.ready
+    assert get.answer is None
+
+
+def test_a_floor_asks_on_until_it_is_covered() -> None:
+    """Read your writes: the stand-in that took the write is asked before the answer is no."""
+    get = GetQuorum(OWNERS, OTHERS, 1, 2, _well, floor=AFTER.clock)
+    _run(get, {1: X, 2: X, 3: None, 4: None, 5: AFTER, 6: None})
+    assert get.answer == objects.to_bytes(AFTER)
+    unknown = Clock({b"?" * 16: 1})
+    never = GetQuorum(OWNERS, OTHERS, 1, 2, _well, floor=unknown)
+    _run(never, {1: X, 2: X, 3: X, 4: None, 5: None, 6: None})
+    assert never.exhausted
+    assert never.below_floor
+
+
+def test_the_answer_carries_the_lowest_round_of_those_it_is_built_from() -> None:
+    get = GetQuorum(OWNERS, OTHERS, 1, 2, _well)
+    get.start()
+    data = objects.to_bytes(X)
+    get.replied(1, objects.head_of(data), data, 7)
+    get.replied(2, objects.head_of(data), None, 5)
+    assert get.reap_round == 5
