@@ -64,8 +64,9 @@ def up(
 ) -> None:
     """Start a cluster, or go on with it.
 
-    Without a manifest it has three nodes. Node i listens on 8100+i (HTTP), 7100+i (native) and 9100+i (admin).
-    Ctrl-C stops all nodes; the data stays, and `up` goes on with it.
+    Without a manifest it has three nodes. Node i listens on 8100+i (HTTP), 7100+i
+    (native) and 9100+i (admin). Ctrl-C stops all nodes; the data stays, and `up`
+    goes on with it.
     """
     with _errors():
         from dynamo_operator.local import bringing_up
