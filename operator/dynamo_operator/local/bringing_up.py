@@ -136,21 +136,31 @@ def _hand_over(folder: Folder, source: start.Source, wanted: start.Wanted, scree
     screen.say(f"{name} is running already (data in {folder.path})")
     if source.path is not None or source.replicas is not None:
         acts.hand_over(folder, source)  # from now on this file is watched
-    if wanted.cluster == folder.accepted():
-        sight = asyncio.run(acts.sight(folder))
-    else:
-        screen.say("handed the changed manifest over to it")
+    up = [n for n, record in state.nodes.items() if record.wanted == "up"]
+    down = [n for n in state.nodes if n not in up]
+    wanted_hash = settings_hash(wanted.cluster)
+    known = wanted.cluster == folder.accepted()
+    # The supervisor may have seen the edit before us and be in the middle of it.
+    if not known or any(state.nodes[n].settings_hash != wanted_hash for n in up):
+        screen.say("it carries out the changed manifest")
         if wanted.cluster.spec.paused or wanted.cluster.spec.dry_run:
             return
-        names = [n for n, record in state.nodes.items() if record.wanted == "up"]
-        wanted_hash = settings_hash(wanted.cluster)
+        if down:
+            screen.say(f"new settings wait until {', '.join(down)} is started again", "refused")
+        asyncio.run(_carried_out(folder, wanted, up, wanted_hash if not down else ""))
+    screen.nodes(asyncio.run(acts.sight(folder)))
 
-        def done(now: Sight) -> bool:
-            nodes = [now.observed.nodes[n] for n in names if n in now.observed.nodes]
-            return now.observed.accepted == wanted.cluster and all(
-                node.ready and node.settings_hash == wanted_hash for node in nodes
-            )
 
-        what = "the manifest is carried out"
-        sight = asyncio.run(acts.wait_until(folder, done, what, UP_SECONDS + 30 * len(names)))
-    screen.nodes(sight)
+async def _carried_out(
+    folder: Folder, wanted: start.Wanted, names: list[str], wanted_hash: str
+) -> None:
+    """Returns when the spec is accepted and, with a hash, these nodes run with its settings."""
+
+    def done(now: Sight) -> bool:
+        nodes = [now.observed.nodes[name] for name in names if name in now.observed.nodes]
+        return now.observed.accepted == wanted.cluster and (
+            not wanted_hash or all(n.ready and n.settings_hash == wanted_hash for n in nodes)
+        )
+
+    seconds = UP_SECONDS + 30 * len(names)
+    await acts.wait_until(folder, done, "the manifest is carried out", seconds)
