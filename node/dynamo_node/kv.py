@@ -37,6 +37,7 @@ PUT_JSON: Final = "application/vnd.dynamo.put+json"
 DEFAULT_TYPE: Final = "application/octet-stream"
 METHODS: Final = {"GET": Op.GET, "HEAD": Op.GET, "PUT": Op.PUT, "DELETE": Op.DELETE}
 TIMEOUT_MS_MAX: Final = 60_000
+QUERY_FIELDS_MAX: Final = 16
 KEY_TEXT_MAX: Final = 3 * 1024
 BODY_JSON_ROOM: Final = 256 << 10
 """Bytes a JSON put may have beyond its base64 value: the longest context."""
@@ -70,7 +71,7 @@ class KeyValue:
             if request.can_read_body or op == Op.PUT:
                 value = await self._body(request)
             content_type = headers.get("Content-Type") or DEFAULT_TYPE
-            if content_type == PUT_JSON and value:
+            if _is_put_json(content_type) and (value or op == Op.PUT):
                 value, content_type, context = _put_json(value, context, op)
             elif op == Op.DELETE:
                 value, content_type = b"", ""
@@ -93,7 +94,13 @@ class KeyValue:
     def _query(self, query: str, op: Op) -> tuple[int, int]:
         quorum, timeout_ms = 0, self._timeout_ms
         n = self._node.topology.ring.replication if self._node.topology.ring else 255
-        for name, text in parse_qsl(query, keep_blank_values=True, max_num_fields=16):
+        try:
+            fields = parse_qsl(query, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX)
+        except ValueError as error:
+            raise bad_request(
+                f"the query has more than {QUERY_FIELDS_MAX} parameters; there are r, w, timeout_ms"
+            ) from error
+        for name, text in fields:
             if name == "timeout_ms":
                 timeout_ms = _number(name, text, TIMEOUT_MS_MAX)
             elif name in ("r", "w"):
@@ -123,7 +130,7 @@ class KeyValue:
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body; what is over the limit is refused before it is read."""
         limit = self._value_bytes_max
-        if request.headers.get("Content-Type") == PUT_JSON:
+        if _is_put_json(request.headers.get("Content-Type", "")):
             limit = limit * 4 // 3 + BODY_JSON_ROOM
         length = request.content_length
         if length is not None and length > limit:
@@ -195,6 +202,14 @@ def _trace(header: str) -> bytes:
     """25 bytes for a valid traceparent; an invalid one is ignored, as W3C asks."""
     found = _TRACEPARENT.fullmatch(header)
     return b"\x00" + bytes.fromhex("".join(found.groups())) if found else b""
+
+
+def _is_put_json(content_type: str) -> bool:
+    """Media types have parameters and no case (RFC 9110)."""
+    return content_type == PUT_JSON or (
+        len(content_type) >= len(PUT_JSON)
+        and content_type.partition(";")[0].strip().lower() == PUT_JSON
+    )
 
 
 def _put_json(body: bytes, context: str, op: Op) -> tuple[bytes, str, str]:

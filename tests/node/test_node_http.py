@@ -1,0 +1,481 @@
+"""The client's HTTP contract, row by row, against three real nodes (N/R/W 3/2/2)."""
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from email.parser import BytesParser
+from email.policy import HTTP
+from itertools import count
+
+import pytest
+from tests.node.node_processes import Cluster, Connection, path_of
+
+_NUMBERS = count()
+
+
+@pytest.fixture
+def key() -> bytes:
+    """A key that no other test has."""
+    return b"contract %d/\xff" % next(_NUMBERS)
+
+
+# Values and keys
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"\x00", b"\r\n\r\n", bytes(range(256)), b"--boundary--", b"x" * (1 << 20)],
+    ids=["empty", "nul", "newlines", "all bytes", "boundary", "1 MiB"],
+)
+def test_a_value_comes_back_as_it_was_from_every_node(
+    cluster: Cluster, key: bytes, value: bytes
+) -> None:
+    written = cluster.nodes[0].put(key, value)
+    assert (written.status, written.body) == (204, b"")
+    for node in cluster.nodes:
+        read = node.get(key)
+        assert (read.status, read.body) == (200, value)
+        assert read.headers["Content-Type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain; charset=latin-1", "application/json", "x/y", "image/svg+xml"]
+)
+def test_the_content_type_is_kept(cluster: Cluster, key: bytes, kind: str) -> None:
+    cluster.nodes[0].http("PUT", path_of(key), b"{}", Content_Type=kind)
+    read = cluster.nodes[1].get(key)
+    assert read.headers["Content-Type"] == kind
+    assert read.body == b"{}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"a",
+        b"\x00",
+        b"a/b",
+        b"%2F",
+        b"\xff\xfe",
+        "ключ".encode(),
+        b"?x=1&y#z",
+        b" ",
+        b"k" * 1024,
+        b"..",
+    ],
+    ids=repr,
+)
+def test_a_key_is_any_bytes(cluster: Cluster, name: bytes) -> None:
+    assert cluster.nodes[0].put(name, b"value of " + name).status == 204
+    assert cluster.nodes[2].get(name).body == b"value of " + name
+    replica = cluster.nodes[1].replica(name)
+    assert b64decode(replica["key_base64"]) == name
+
+
+def test_percent_encoding_is_only_a_spelling(cluster: Cluster) -> None:
+    cluster.nodes[0].http("PUT", "/kv/%73pelling", b"v")
+    assert cluster.nodes[1].http("GET", "/kv/spelling").body == b"v"
+    assert cluster.nodes[1].http("GET", "/kv/spellin%67").body == b"v"
+
+
+def test_a_key_of_1025_bytes_is_413_and_an_empty_one_400(cluster: Cluster) -> None:
+    for method in ("GET", "PUT", "DELETE"):
+        long = cluster.nodes[0].http(method, path_of(b"k" * 1025), b"v")
+        assert "1..1024 bytes" in long.problem(413, "too-large")
+        empty = cluster.nodes[0].http(method, "/kv/", b"v")
+        assert "empty" in empty.problem(400, "bad-request")
+
+
+@pytest.mark.parametrize("text", ["a/b", "%", "%4", "a%zz"])
+def test_a_key_that_is_not_encoded_is_400(cluster: Cluster, text: str) -> None:
+    for method in ("GET", "PUT", "DELETE"):
+        cluster.nodes[0].http(method, f"/kv/{text}", b"v").problem(400, "bad-request")
+
+
+def test_head_is_get_without_the_body(cluster: Cluster, key: bytes) -> None:
+    assert cluster.nodes[0].http("HEAD", path_of(key)).status == 404
+    cluster.nodes[0].http("PUT", path_of(key), b"12345", Content_Type="text/plain")
+    head = cluster.nodes[1].http("HEAD", path_of(key))
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Length"] == "5"
+    assert head.headers["Content-Type"] == "text/plain"
+    assert head.context
+
+
+# Versions
+
+
+def test_two_blind_writes_are_siblings_as_multipart_and_as_json(
+    cluster: Cluster, key: bytes
+) -> None:
+    cluster.nodes[0].http("PUT", path_of(key), b"--one\r\n", Content_Type="text/plain")
+    cluster.nodes[1].http("PUT", path_of(key), bytes(range(256)), Content_Type="x/y")
+    mixed = cluster.nodes[2].get(key)
+    assert mixed.status == 300
+    kind = mixed.headers["Content-Type"]
+    assert kind.startswith("multipart/mixed; boundary=")
+    message = BytesParser(policy=HTTP).parsebytes(
+        b"Content-Type: " + kind.encode() + b"\r\n\r\n" + mixed.body
+    )
+    parts = {part.get_content_type(): part for part in message.iter_parts()}
+    assert set(parts) == {"text/plain", "x/y"}
+    assert all(part["X-Dynamo-Dot"] and part["Last-Modified"] for part in parts.values())
+    boundary = kind.partition('boundary="')[2].rstrip('"').encode()
+    bodies = {p.partition(b"\r\n\r\n")[2] for p in mixed.body.split(b"--" + boundary)[1:-1]}
+    assert bodies == {b"--one\r\n\r\n", bytes(range(256)) + b"\r\n"}
+
+    listed = cluster.nodes[0].http("GET", path_of(key), Accept="application/json")
+    assert listed.status == 300
+    assert listed.headers["Content-Type"] == "application/json"
+    siblings = listed.json["siblings"]
+    assert {b64decode(s["value"]): s["content_type"] for s in siblings} == {
+        b"--one\r\n": "text/plain",
+        bytes(range(256)): "x/y",
+    }
+    assert all(set(s) == {"value", "content_type", "dot", "written_at"} for s in siblings)
+    assert listed.json["context"] == listed.context
+    # That context covers both: the next write is the only value.
+    assert cluster.nodes[1].put(key, b"merged", listed.context).status == 204
+    assert cluster.nodes[2].get(key).body == b"merged"
+
+
+def test_one_value_is_given_as_stored_whatever_is_accepted(cluster: Cluster, key: bytes) -> None:
+    cluster.nodes[0].put(key, b"raw")
+    read = cluster.nodes[0].http("GET", path_of(key), Accept="application/json, */*")
+    assert (read.status, read.body) == (200, b"raw")
+
+
+def test_schedule_4_a_puts_context_covers_what_was_sent_and_itself(
+    cluster: Cluster, key: bytes
+) -> None:
+    """X, Y blind; Y's writer puts again with the context of its own PUT: X must survive."""
+    x, y = cluster.nodes[0].put(key, b"x"), cluster.nodes[1].put(key, b"y")
+    again = cluster.nodes[2].put(key, b"y2", y.context)
+    assert cluster.nodes[0].values(key) == {b"x", b"y2"}
+    cluster.nodes[0].put(key, b"x2", x.context)
+    assert cluster.nodes[1].values(key) == {b"x2", b"y2"}
+    cluster.nodes[1].put(key, b"y3", again.context)
+    assert cluster.nodes[2].values(key) == {b"x2", b"y3"}
+
+
+def test_a_write_that_is_tried_twice_shows_once(cluster: Cluster, key: bytes) -> None:
+    for node in cluster.nodes:
+        node.http("PUT", path_of(key), b"once", X_Dynamo_Write_Id="ab" * 16)
+    assert cluster.nodes[0].get(key).body == b"once"
+    bad = cluster.nodes[0].http("PUT", path_of(key), b"v", X_Dynamo_Write_Id="abc")
+    assert "32 hex digits" in bad.problem(400, "bad-request")
+
+
+# Deleting
+
+
+def test_delete_with_a_context_leaves_what_it_had_not_seen(cluster: Cluster, key: bytes) -> None:
+    first = cluster.nodes[0].put(key, b"first")
+    cluster.nodes[1].put(key, b"second")
+    gone = cluster.nodes[2].delete(key, first.context)
+    assert gone.status == 204
+    assert gone.context
+    read = cluster.nodes[0].get(key)
+    assert (read.status, read.body) == (200, b"second"), "a tombstone is no part of an answer"
+
+
+def test_delete_without_a_context_deletes_what_it_reads(cluster: Cluster, key: bytes) -> None:
+    missing = cluster.nodes[0].delete(key)
+    missing.problem(404, "not-found")
+    cluster.nodes[0].put(key, b"one")
+    cluster.nodes[1].put(key, b"two")
+    assert cluster.nodes[2].delete(key).status == 204
+    for node in cluster.nodes:
+        node.get(key).problem(404, "not-found")
+    cluster.nodes[0].delete(key).problem(404, "not-found")
+
+
+def test_the_404_of_a_deleted_key_carries_a_context_that_can_be_written_with(
+    cluster: Cluster, key: bytes
+) -> None:
+    never = cluster.nodes[0].get(key)
+    never.problem(404, "not-found")
+    assert not never.context
+    written = cluster.nodes[0].put(key, b"v")
+    cluster.nodes[1].delete(key, written.context)
+    gone = cluster.nodes[2].get(key)
+    gone.problem(404, "not-found")
+    assert gone.context
+    assert cluster.nodes[0].put(key, b"again", gone.context).status == 204
+    assert cluster.nodes[1].get(key).body == b"again"
+    siblings = cluster.nodes[1].replica(key)["siblings"]
+    assert [s["tombstone"] for s in siblings] == [False], "the tombstone was seen and replaced"
+
+
+def test_a_delete_of_nothing_with_a_context_is_written(cluster: Cluster, key: bytes) -> None:
+    context = cluster.nodes[0].put(key, b"v").context
+    for _ in range(2):
+        assert cluster.nodes[0].delete(key, context).status == 204
+
+
+# Contexts
+
+
+def test_contexts_that_are_not_ours_are_400_and_nothing_is_written(
+    cluster: Cluster, key: bytes
+) -> None:
+    node = cluster.nodes[0]
+    good = node.put(key, b"v").context
+    foreign = node.put(key + b" of another", b"v").context
+    flipped = good[:10] + ("A" if good[10] != "A" else "B") + good[11:]
+    for bad in (foreign, flipped, good[:-1], good + "A", good + "=", "x", "a b", "ÿ", "=" * 40):
+        for method in ("PUT", "DELETE", "GET"):
+            reply = node.http(method, path_of(key), b"w", X_Dynamo_Context=bad)
+            assert "not one that this cluster issued" in reply.problem(400, "bad-request")
+    assert node.get(key).body == b"v"
+    assert len(node.replica(key)["siblings"]) == 1
+
+
+def test_a_context_over_6_kib_travels_in_bodies(cluster: Cluster, key: bytes) -> None:
+    """Two writers who never read: each of their contexts is one dot longer per write."""
+    left, right = Connection(cluster.nodes[0].http_port), Connection(cluster.nodes[0].http_port)
+    contexts = ["", ""]
+    moved_to_body = 0
+    for at in range(2 * 220):
+        side = at % 2
+        body = json.dumps(
+            {"value": b64encode(b"v%d" % at).decode(), "context": contexts[side]}
+        ).encode()
+        headers = {"Content-Type": "application/vnd.dynamo.put+json"}
+        reply = (left, right)[side].ask("PUT", path_of(key), body, headers)
+        if "X-Dynamo-Context-In" in reply.headers:
+            assert reply.status == 200
+            moved_to_body += 1
+            contexts[side] = reply.json["context"]
+        else:
+            assert reply.status == 204
+            contexts[side] = reply.context
+    left.close()
+    right.close()
+    assert moved_to_body > 10
+    assert len(contexts[0]) > 6 << 10
+    assert cluster.nodes[1].values(key) == {b"v438", b"v439"}
+    # What the reader is shown is compact again, and covers both.
+    read = cluster.nodes[2].get(key)
+    assert len(read.context) < 1000
+    # A forwarding node and DELETE take the long context from the body as well.
+    body = json.dumps({"context": contexts[0]}).encode()
+    gone = cluster.nodes[1].http(
+        "DELETE", path_of(key), body, Content_Type="application/vnd.dynamo.put+json"
+    )
+    assert gone.status == 200
+    assert cluster.nodes[2].values(key) == {b"v439"}
+
+
+# put+json
+
+
+def test_put_json(cluster: Cluster, key: bytes) -> None:
+    node = cluster.nodes[0]
+
+    def put(kind: str = "application/vnd.dynamo.put+json", **fields: object) -> int:
+        return node.http("PUT", path_of(key), json.dumps(fields).encode(), Content_Type=kind).status
+
+    assert put(value=b64encode(b"\x00\xff").decode(), content_type="x/y") == 204
+    read = node.get(key)
+    assert (read.body, read.headers["Content-Type"]) == (b"\x00\xff", "x/y")
+    assert put(value="", context=read.context) == 204
+    read = node.get(key)
+    assert (read.body, read.headers["Content-Type"]) == (b"", "application/octet-stream")
+    with_parameter = "Application/vnd.dynamo.put+JSON; charset=utf-8"
+    assert put(with_parameter, value="YQ==", context=read.context) == 204
+    assert node.get(key).body == b"a"
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[]", "an object"),
+        (b"{}", "value is missing"),
+        (b'{"value": 5}', "value is not a text"),
+        (b'{"value": "?"}', "not base64"),
+        ('{"value": "é"}'.encode(), "not base64"),
+        (b'{"value": "YQ==", "content_type": "a\\r\\nX: y"}', "printable ASCII"),
+        (b'{"value": "YQ==", "context": "\\ud800"}', "not one that this cluster issued"),
+        (b'{"value": "YQ==", "context": null}', "context is not a text"),
+        (b'{"value": "YQ==", "contexts": ""}', "'contexts' is not known"),
+    ],
+)
+def test_put_json_that_is_wrong_says_what(
+    cluster: Cluster, key: bytes, body: bytes, why: str
+) -> None:
+    reply = cluster.nodes[0].http(
+        "PUT", path_of(key), body, Content_Type="application/vnd.dynamo.put+json"
+    )
+    assert why in reply.problem(400, "bad-request")
+    cluster.nodes[0].get(key).problem(404, "not-found")
+
+
+# Quorum, deadlines, acks
+
+
+@pytest.mark.parametrize("query", ["r=1", "r=3", "w=1", "w=3", "timeout_ms=60000", "r=2&w=2"])
+def test_r_w_and_timeout_within_their_bounds(cluster: Cluster, key: bytes, query: str) -> None:
+    assert cluster.nodes[0].http("PUT", f"{path_of(key)}?{query}", b"v").status == 204
+    assert cluster.nodes[1].http("GET", f"{path_of(key)}?{query}").status == 200
+    assert cluster.nodes[2].http("DELETE", f"{path_of(key)}?{query}").status == 204
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("r=0", "r=4", "r=", "r=-1", "r=1.5", "r=%F0%9F%98%80", "r=²", "w=0", "w=4", "w=x"),
+        *("timeout_ms=0", "timeout_ms=60001", "timeout_ms=1e3", "timeout_ms=99999999999999999999"),
+        *("quorum=2", "R=2", "=", "r=2&=", "&".join("r=2" for _ in range(50))),
+    ],
+)
+def test_r_w_and_timeout_out_of_bounds_are_400(cluster: Cluster, key: bytes, query: str) -> None:
+    for method in ("GET", "PUT", "DELETE"):
+        path = f"{path_of(key)}?{query}".encode().decode("latin-1")
+        reply = Connection(cluster.nodes[0].http_port)
+        reply._http._encode_request = lambda request: request.encode("latin-1")  # type: ignore[attr-defined]
+        reply.ask(method, path, b"v").problem(400, "bad-request")
+        reply.close()
+
+
+def test_acks_say_who_answered(cluster: Cluster, key: bytes) -> None:
+    assert cluster.nodes[0].put(key, b"v", w=3).acks == "primary=3, standin=0"
+    assert cluster.nodes[1].get(key, r=3).acks == "primary=3, standin=0"
+    missing = cluster.nodes[1].get(key + b"?", r=3)
+    assert (missing.status, missing.acks) == (404, "primary=3, standin=0")
+    assert cluster.nodes[0].put(key, b"v", w=1).acks in (
+        "primary=1, standin=0",
+        "primary=2, standin=0",
+    )
+
+
+def test_a_floor_is_read_your_writes(cluster: Cluster, key: bytes) -> None:
+    for at in range(20):
+        written = cluster.nodes[at % 3].put(key, b"%d" % at, w=1)
+        read = cluster.nodes[(at + 1) % 3].get(key, written.context, r=1)
+        assert read.status in (200, 300)
+        assert b"%d" % at in read.body
+
+
+def test_a_floor_that_nobody_covers_is_not_yet(
+    make_cluster: Callable[..., Cluster], cluster: Cluster
+) -> None:
+    """The context is genuine, of the same key and cluster keys, but from a store that lost it."""
+    key = b"floor"
+    other = make_cluster(nodes=1, replication=1)
+    context = other.nodes[0].put(key, b"v", w=1).context
+    cluster.nodes[0].put(key, b"w")
+    reply = cluster.nodes[1].get(key, context)
+    assert "no replica" in reply.problem(503, "not-yet")
+    assert (reply.json["needed"], reply.json["got"]) == (2, 3)
+    assert cluster.nodes[1].get(key).status == 200
+
+
+# Limits
+
+
+def test_a_value_over_the_limit_is_413_with_and_without_a_length(
+    cluster: Cluster, key: bytes
+) -> None:
+    node = cluster.nodes[0]
+    long = b"x" * ((1 << 20) + 1)
+    assert "1048576" in node.put(key, long).problem(413, "too-large")
+    connection = Connection(node.http_port)
+    chunked = connection.ask(
+        "PUT",
+        path_of(key),
+        iter([long[: 1 << 19], long[: 1 << 19], b"x"]),
+        {"Transfer-Encoding": "chunked"},
+    )
+    chunked.problem(413, "too-large")
+    connection.close()
+    node.get(key).problem(404, "not-found")
+
+
+def test_chunked_bodies_are_values(cluster: Cluster, key: bytes) -> None:
+    connection = Connection(cluster.nodes[0].http_port)
+    parts = iter([b"one ", b"", b"two"])
+    headers = {"Transfer-Encoding": "chunked"}
+    assert connection.ask("PUT", path_of(key), parts, headers).status == 204
+    connection.close()
+    assert cluster.nodes[1].get(key).body == b"one two"
+
+
+def test_more_siblings_than_allowed_are_409_and_a_context_helps(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    limits = {"valueBytesMax": 1000, "siblingsMax": 3, "objectBytesMax": 2500}
+    node = make_cluster(nodes=1, replication=1, limits=limits, quorum={"r": 1, "w": 1}).nodes[0]
+    for value in (b"a", b"b", b"c"):
+        assert node.put(b"k", value).status == 204
+    refused = node.put(b"k", b"d")
+    assert "with the context of that read" in refused.problem(409, "too-many-siblings")
+    read = node.get(b"k")
+    assert node.put(b"k", b"all", read.context).status == 204
+    assert node.delete(b"k").status == 204
+    # Many large siblings are too much before they are too many.
+    assert node.put(b"big", b"x" * 1000).status == 204
+    assert node.put(b"big", b"y" * 1000).status == 204
+    node.put(b"big", b"z" * 1000).problem(409, "too-many-siblings")
+    node.put(b"big", b"z" * 1001).problem(413, "too-large")
+    assert node.delete(b"big").status == 204, "a delete is always written"
+    assert node.values(b"big") == set()
+
+
+# The other pages
+
+
+def test_methods_and_paths_that_do_not_exist(cluster: Cluster, key: bytes) -> None:
+    node = cluster.nodes[0]
+    for method in ("POST", "PATCH", "OPTIONS", "TRACE", "PROPFIND"):
+        reply = node.http(method, path_of(key), b"v")
+        reply.problem(405, "method-not-allowed")
+        assert reply.headers["Allow"] == "GET, HEAD, PUT, DELETE"
+    for path in ("/kv", "/nothing", "/kv2/x", "/admin/status", "//kv/x"):
+        node.http("GET", path).problem(404, "not-found")
+    node.http("PUT", "/healthz", b"").problem(405, "method-not-allowed")
+
+
+def test_health_readiness_and_the_picture_of_the_cluster(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        assert node.http("GET", "/healthz").status == 200
+        assert node.http("GET", "/readyz").status == 200
+        view = node.http("GET", "/cluster").json
+        assert view["name"] == "cart"
+        assert view["ring"]["epoch"] == 1
+        assert (view["ring"]["partitions"], view["ring"]["n"]) == (16, 3)
+        assert {n["name"] for n in view["nodes"]} == {n.name for n in cluster.nodes}
+        for shown in view["nodes"]:
+            assert shown["state"] == "up"
+            assert shown["ownership_percent"] == pytest.approx(100 / 3, abs=0.1)
+            assert set(shown) >= {"zone", "capacity", "tokens", "keys", "hints_pending", "http"}
+        assert view["transfers"] == []
+
+
+def test_expect_100_continue_is_answered_before_the_body_comes(
+    cluster: Cluster, key: bytes
+) -> None:
+    """curl and Java's client wait for it before they send a large body."""
+    connection = Connection(cluster.nodes[0].http_port, timeout_s=5)
+    raw = connection._http
+    raw.connect()
+    raw.sock.sendall(
+        f"PUT {path_of(key)} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
+        "Expect: 100-continue\r\n\r\n".encode()
+    )
+    assert raw.sock.recv(1000).startswith(b"HTTP/1.1 100 Continue\r\n")
+    raw.sock.sendall(b"body")
+    assert raw.sock.recv(1000).startswith(b"HTTP/1.1 204 ")
+    raw.sock.sendall(
+        f"PUT {path_of(key)} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n"
+        "Expect: 100-continue\r\n\r\n".encode()
+    )
+    assert raw.sock.recv(1000).startswith(b"HTTP/1.1 413 "), "refused before it is sent"
+    connection.close()
+
+
+def test_nothing_of_this_left_a_mark_on_the_nodes(cluster: Cluster) -> None:
+    cluster.assert_clean()
