@@ -16,7 +16,7 @@ from hashlib import blake2b
 from hmac import compare_digest
 from struct import Struct
 from struct import error as struct_error
-from typing import Final
+from typing import Final, NamedTuple
 
 from dynamo_core.contexts import Keyring
 from dynamo_core.errors import CallerError, Corrupt
@@ -26,6 +26,7 @@ NONCE_BYTES: Final = 16
 _MAC_BYTES: Final = 32
 ROLE_NODE: Final = 1
 ROLE_CLIENT: Final = 2
+_UNKNOWN_CLUSTER: Final = bytes(16)
 
 _HELLO: Final = Struct(">HB16sI8s16sBBB")
 _CHALLENGE: Final = Struct(">H16s8sB")
@@ -118,7 +119,7 @@ class Acceptor:
         if hello.role not in (ROLE_NODE, ROLE_CLIENT):
             raise CallerError(f"role {hello.role} is neither node (1) nor client (2)")
         # A client that doesn't know the cluster's id yet sends zeros.
-        vague = hello.role == ROLE_CLIENT and hello.cluster_id == bytes(16)
+        vague = hello.role == ROLE_CLIENT and hello.cluster_id == _UNKNOWN_CLUSTER
         if hello.cluster_id != me.cluster_id and not vague:
             raise CallerError(
                 f"this node is of cluster {me.cluster_id.hex()}, not of {hello.cluster_id.hex()}"
@@ -183,25 +184,79 @@ class Caller:
 
     def challenge(self, payload: bytes) -> bytes:
         """The PROOF for a CHALLENGE; raises CallerError if the acceptor isn't who it should be."""
-        try:
-            version, nonce, incarnation, name_n = _CHALLENGE.unpack_from(payload)
-        except struct_error as error:
-            raise Corrupt("a challenge is malformed") from error
-        at = _CHALLENGE.size
-        cluster_id = payload[at : at + 16]
-        body_end = at + 16 + name_n
-        name = payload[at + 16 : body_end].decode(errors="replace")
-        if version != PROTOCOL_VERSION or cluster_id != self._me.cluster_id:
-            raise CallerError(f"the node at this address is of cluster {cluster_id.hex()}")
-        if name != self._target:
-            raise CallerError(f"the node at this address is {name!r}, not {self._target!r}")
-        transcript = self._hello + nonce
+        said = _unpack_challenge(payload)
+        _check_acceptor(said, self._me.cluster_id, self._target)
+        transcript = self._hello + said.nonce
         secret = self._me.keyring.signing
-        proof = payload[body_end:]
-        if not compare_digest(proof, _mac(secret, b"accept", transcript + payload[:body_end])):
+        expected = _mac(secret, b"accept", transcript + said.body)
+        if not compare_digest(said.proof, expected):
             raise CallerError("the node at this address doesn't know the cluster key")
-        self.incarnation = incarnation
+        self.incarnation = said.incarnation
         return _mac(secret, b"call", transcript)
+
+
+class ClientCaller:
+    """A client's calling end: it proves nothing and is sent no proof, but checks who answers.
+
+    `cluster_id` zero means that the client doesn't know the cluster yet; it is
+    the acceptor's after challenge(), and the next connection insists on it.
+    """
+
+    def __init__(
+        self, name: str, target: str, nonce: bytes, cluster_id: bytes = _UNKNOWN_CLUSTER
+    ) -> None:
+        self.cluster_id = cluster_id
+        self.incarnation = b""
+        self._target = target
+        self._hello = pack_hello(
+            Hello(PROTOCOL_VERSION, ROLE_CLIENT, cluster_id, 0, bytes(8), nonce, name, target, 0)
+        )
+
+    def hello(self) -> bytes:
+        """The HELLO to send first; WELCOME follows the CHALLENGE without another word."""
+        return self._hello
+
+    def challenge(self, payload: bytes) -> None:
+        """Check a CHALLENGE; raises CallerError if the acceptor isn't who it should be."""
+        said = _unpack_challenge(payload)
+        known = self.cluster_id != _UNKNOWN_CLUSTER
+        _check_acceptor(said, self.cluster_id if known else said.cluster_id, self._target)
+        self.cluster_id = said.cluster_id
+        self.incarnation = said.incarnation
+
+
+class _Challenge(NamedTuple):
+    """A CHALLENGE as it came: `body` is what the proof, if there is one, was made over."""
+
+    version: int
+    nonce: bytes
+    incarnation: bytes
+    cluster_id: bytes
+    name: str
+    body: bytes
+    proof: bytes
+
+
+def _unpack_challenge(payload: bytes) -> _Challenge:
+    try:
+        version, nonce, incarnation, name_n = _CHALLENGE.unpack_from(payload)
+    except struct_error as error:
+        raise Corrupt("a challenge is malformed") from error
+    at = _CHALLENGE.size
+    end = at + 16 + name_n
+    if len(payload) < end:
+        raise Corrupt("a challenge ends before the node's name")
+    name = payload[at + 16 : end].decode(errors="replace")
+    return _Challenge(
+        version, nonce, incarnation, payload[at : at + 16], name, payload[:end], payload[end:]
+    )
+
+
+def _check_acceptor(said: _Challenge, cluster_id: bytes, target: str) -> None:
+    if said.version != PROTOCOL_VERSION or said.cluster_id != cluster_id:
+        raise CallerError(f"the node at this address is of cluster {said.cluster_id.hex()}")
+    if said.name != target:
+        raise CallerError(f"the node at this address is {said.name!r}, not {target!r}")
 
 
 def _mac(secret: bytes, role: bytes, data: bytes) -> bytes:

@@ -17,6 +17,7 @@ from dynamo_core.handshake import (
     ROLE_NODE,
     Acceptor,
     Caller,
+    ClientCaller,
     Hello,
     Identity,
     pack_hello,
@@ -223,6 +224,37 @@ def test_a_client_proves_nothing_but_may_not_be_lost(
     assert CART in challenge
     assert challenge.endswith(b"cart-1")  # who answers, and no proof of the key for a stranger
     assert acceptor.caller.role == ROLE_CLIENT
+
+
+@pytest.mark.parametrize("known", [bytes(16), CART])
+def test_a_clients_own_side_learns_the_cluster_and_insists_on_it(known: bytes) -> None:
+    caller = ClientCaller("me", "cart-1", NONCE_A, known)
+    acceptor = Acceptor(B, NONCE_B, lambda n, i: False)
+    caller.challenge(acceptor.hello(caller.hello()))
+    assert (caller.cluster_id, caller.incarnation) == (CART, B.incarnation)
+    assert acceptor.caller.name == "me"
+
+
+@pytest.mark.parametrize(
+    ("known", "acceptor", "why"),
+    [
+        (SHOP, B, f"of cluster {CART.hex()}"),
+        (CART, replace(B, cluster_id=SHOP), f"of cluster {SHOP.hex()}"),
+        (bytes(16), replace(B, name="cart-2"), "is 'cart-2', not 'cart-1'"),
+    ],
+)
+def test_a_client_refuses_whom_it_did_not_mean(known: bytes, acceptor: Identity, why: str) -> None:
+    """Even if the acceptor lets everybody in."""
+    lenient = Acceptor(acceptor, NONCE_B, lambda n, i: False)
+    said = lenient.hello(ClientCaller("me", "", NONCE_A).hello())
+    with pytest.raises(CallerError, match=why):
+        ClientCaller("me", "cart-1", NONCE_A, known).challenge(said)
+
+
+@given(st.binary(max_size=120))
+def test_random_challenges_never_pass_a_client(payload: bytes) -> None:
+    with pytest.raises((CallerError, Corrupt)):
+        ClientCaller("me", "cart-1", NONCE_A).challenge(payload)
 
 
 @given(st.integers(0, 200), st.integers(1, 255))
