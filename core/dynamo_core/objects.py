@@ -43,6 +43,9 @@ _COUNTS: Final = Struct(">BHHH")  # the start, and the counts that open the cloc
 _SIBLING: Final = Struct(">16sQB")
 _BODY: Final = Struct(">16sQHI")
 _SIBLING_BYTES: Final = DOT_BYTES + 1
+_SOLE: Final = Struct(">7s16sQ16sQB16sQHI")
+_SOLE_START: Final = _COUNTS.pack(FEATURE_LEVEL, 1, 1, 0)
+"""How an object with one sibling and one clock entry begins."""
 
 
 class Sibling(NamedTuple):
@@ -218,6 +221,19 @@ def from_bytes(buffer: bytes) -> Object:
     Only the canonical form is read: a clock that claims every sibling's dot,
     siblings in order and different, tombstones without a value.
     """
+    if buffer.startswith(_SOLE_START) and len(buffer) >= _SOLE.size:
+        # By far the most common: one write by one actor, decoded in one go.
+        _, actor, n, by, m, tombstone, write_id, written_ms, kind_n, value_n = _SOLE.unpack_from(
+            buffer
+        )
+        value_at = _SOLE.size + kind_n
+        if by == actor and 0 < m <= n and not tombstone and len(buffer) == value_at + value_n:
+            type_bytes = buffer[_SOLE.size : value_at]
+            if type_bytes.isascii():
+                sole = Sibling(
+                    (by, m), write_id, written_ms, type_bytes.decode(), buffer[value_at:]
+                )
+                return Object(Clock({actor: n}), (sole,))
     at = head_length(buffer)
     count = _START.unpack_from(buffer)[1]
     clock = clock_from_bytes(buffer, _CLOCK_AT)

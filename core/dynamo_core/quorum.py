@@ -253,21 +253,28 @@ class GetQuorum:
         self, node: int, head: bytes | None, whole: bytes | None, reap_round: int = 0
     ) -> list[Ask]:
         """A reply: no `head` when it was empty, no `whole` where only the head was sent."""
+        heads = self._heads
         self._pending.discard(node)
-        if not self._heads:
-            self.reap_round = reap_round
-        elif reap_round < self.reap_round:
+        if not heads or reap_round < self.reap_round:
             # What is built from several answers carries the lowest of their rounds.
             self.reap_round = reap_round
-        if node in self._owners:
+        if node in self._owners and node not in heads:
             if self.fastest == NOBODY:
                 self.fastest = node
-            if node not in self._heads:
-                self.primary += 1
-        self._heads[node] = head
+            self.primary += 1
+        heads[node] = head
         if whole is not None and head is not None:
             self._full[head] = whole
-        return [] if self.ready else self._decide()
+        if self.ready:
+            return []
+        if self.primary >= self.r and not self._floor:
+            distinct = set(heads.values())
+            if len(distinct) == 1 and (head is None or head in self._full):
+                # Owners agree: nothing to merge, nothing to fetch.
+                self.answer = None if head is None else self._full[head]
+                self.ready = True
+                return []
+        return self._decide()
 
     def failed(self, node: int) -> list[Ask]:
         """`node` refused, vanished or abstains (recovering): it doesn't count."""
@@ -313,9 +320,10 @@ class GetQuorum:
         None when nobody lacks anything, or when a straggler's head shows
         something that was not read whole: anti-entropy's work then.
         """
-        heads = {h for h in self._heads.values() if h is not None}
-        if not heads or (len(heads) == 1 and None not in self._heads.values()):
+        distinct = set(self._heads.values())
+        if len(distinct) < 2:
             return None
+        heads = {h for h in distinct if h is not None}
         if self._unread(heads):
             return None
         whole = self._merged(heads)

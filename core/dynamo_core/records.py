@@ -62,9 +62,10 @@ def from_bytes(data: bytes) -> Record:
 
 def object_of(data: bytes) -> bytes:
     """The object's bytes alone: what a read needs."""
-    if data[:1] == b"\x00":
-        return data[1:]
-    return from_bytes(data).obj
+    flags = data[0] if data else -1
+    if flags == _FLAG_MARK:
+        return data[1 + DOT_BYTES :]
+    return data[1:] if flags == 0 else from_bytes(data).obj
 
 
 def hint_key(target: int, digest: bytes, key: bytes) -> bytes:

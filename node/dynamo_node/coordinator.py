@@ -20,6 +20,7 @@ from dynamo_core.errors import CallerError, Corrupt, DynamoError
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Code, Op, Operation
+from dynamo_node.alarms import Alarms
 from dynamo_node.config import LAST_WRITE_WINS, Config
 from dynamo_node.reads import GetOperation
 from dynamo_node.replica import NewWrite, Replica
@@ -40,19 +41,20 @@ Answer = Callable[[Outcome], None]
 class Request:
     """What an operation needs to know of its request; times are the loop's."""
 
-    __slots__ = ("_loop", "answer", "deadline", "key", "trace")
+    __slots__ = ("_loop", "answer", "began", "deadline", "key", "trace")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         key: bytes,
-        deadline: float,
+        timeout_ms: int,
         trace: bytes,
         answer: Answer,
     ) -> None:
         self._loop = loop
         self.key = key
-        self.deadline = deadline
+        self.began = loop.time()
+        self.deadline = self.began + timeout_ms / 1000
         self.trace = trace
         self.answer = answer
 
@@ -60,7 +62,8 @@ class Request:
         return max(0.0, self.deadline - self._loop.time())
 
     def remaining_ms(self) -> int:
-        return int(self.remaining_s() * 1000)
+        left = int((self.deadline - self._loop.time()) * 1000)
+        return left if left > 0 else 0
 
 
 class Coordinator:
@@ -74,6 +77,7 @@ class Coordinator:
         self.last_write_wins = config.reconciliation == LAST_WRITE_WINS
         self.hedge_s = config.timing.hedge_ms / 1000
         self.straggler_ms = config.timing.straggler_ms
+        self.alarms = Alarms(self.loop)
         self.recovering = False
         self.on_stale_ring: Callable[[int, int], None] = lambda node, code: None
         self._config = config
@@ -116,8 +120,7 @@ class Coordinator:
             self._bytes_in_flight -= size
             answer(outcome)
 
-        deadline = self.loop.time() + remaining_ms / 1000
-        request = Request(self.loop, operation.key, deadline, trace, finished)
+        request = Request(self.loop, operation.key, remaining_ms, trace, finished)
         place = self.topology.place(operation.key)
         try:
             if operation.op == Op.GET:

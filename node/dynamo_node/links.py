@@ -45,15 +45,15 @@ class _Connection(FramedProtocol):
         self._say(Type.HELLO, self._caller.hello())
 
     def frame_received(self, frame: Frame) -> None:
-        if self.ready.done():
-            self._link.reply_received(frame)
-        elif frame.type == Type.CHALLENGE:
+        if frame.type == Type.CHALLENGE:
             try:
                 self._say(Type.PROOF, self._caller.challenge(frame.payload))
             except CallerError as error:
                 self._fail(error)
         elif frame.type == Type.WELCOME:
             self.peer_is_known()
+            # From now on every frame is a reply.
+            self.frame_received = self._link.reply_received  # type: ignore[method-assign]
             self.ready.set_result(self._caller.incarnation)
         elif frame.type == Type.REFUSED:
             self._fail(CallerError(frame.payload.decode(errors="replace")))

@@ -5,7 +5,6 @@ asks the other replicas in parallel for heads, answers at R, and afterwards
 brings those up to date that replied with something older.
 """
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -40,7 +39,6 @@ class GetOperation:
         "_machine",
         "_place",
         "_request",
-        "_timer",
         "_waits_for_stragglers",
     )
 
@@ -63,15 +61,15 @@ class GetOperation:
         self._answered = False
         self._finished = False
         self._waits_for_stragglers = False
-        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        coordinator = self._coordinator
-        self._timer = coordinator.loop.call_later(
-            min(coordinator.hedge_s, self._request.remaining_s()), self._time_passed
+        coordinator, request = self._coordinator, self._request
+        coordinator.alarms.at(
+            min(request.began + coordinator.hedge_s, request.deadline), self._time_passed
         )
         self._ask_all(self._machine.start())
-        self._after_reply()
+        if self._machine.exhausted:
+            self._after_reply()
 
     def _ask_all(self, asks: list[Ask]) -> None:
         if not asks:
@@ -140,18 +138,22 @@ class GetOperation:
             self._finish()
 
     def _time_passed(self) -> None:
-        loop, request = self._coordinator.loop, self._request
+        if self._finished:
+            return
+        coordinator, request = self._coordinator, self._request
         if self._answered:
             if self._waits_for_stragglers:
                 self._finish()
                 return
             self._waits_for_stragglers = True
-            self._timer = loop.call_later(self._coordinator.straggler_ms / 1000, self._time_passed)
-        elif request.remaining_s() <= 0:
+            coordinator.alarms.at(
+                coordinator.loop.time() + coordinator.straggler_ms / 1000, self._time_passed
+            )
+        elif request.remaining_ms() <= 0:
             self._fail()
             self._finish()
         else:
-            self._timer = loop.call_later(request.remaining_s(), self._time_passed)
+            coordinator.alarms.at(request.deadline, self._time_passed)
             self._ask_all(self._machine.hedge())
             self._after_reply()
 
@@ -217,8 +219,6 @@ class GetOperation:
         if self._finished:
             return
         self._finished = True
-        if self._timer is not None:
-            self._timer.cancel()
         for link, request_id in self._asked.values():
             link.forget(request_id)
         self._asked.clear()

@@ -5,9 +5,8 @@ object to the others in parallel, answers at W, and goes on until every owner
 has the write or a hint waits for it.
 """
 
-import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dynamo_core import wire
 from dynamo_core.errors import DynamoError
@@ -20,6 +19,11 @@ from dynamo_node.topology import Place
 
 if TYPE_CHECKING:
     from dynamo_node.coordinator import Coordinator, Request
+
+
+# IntEnum members cost a look-up of two levels each time; writes are counted in microseconds.
+_WRITE: Final = int(wire.Type.WRITE)
+_WRITTEN: Final = int(wire.Type.WRITTEN)
 
 
 class PutOperation:
@@ -36,7 +40,6 @@ class PutOperation:
         "_place",
         "_request",
         "_sends",
-        "_timer",
         "_token",
         "_waits_for_stragglers",
         "_write",
@@ -58,7 +61,6 @@ class PutOperation:
         self._obj = b""
         self._payload = b""
         self._token = ""
-        self._timer: asyncio.TimerHandle | None = None
         self._sends: list[Send] = []
 
     def start(self) -> None:
@@ -82,8 +84,9 @@ class PutOperation:
             key, context.to_bytes(), 0, coordinator.topology.number
         )
         self._send_all(self._sends)
-        self._timer = coordinator.loop.call_later(
-            min(coordinator.hedge_s, self._request.remaining_s()), self._time_passed
+        request = self._request
+        coordinator.alarms.at(
+            min(request.began + coordinator.hedge_s, request.deadline), self._time_passed
         )
 
     def _refused(self, error: DynamoError) -> None:
@@ -116,7 +119,7 @@ class PutOperation:
             # A straggler is awaited beyond the client's deadline.
             remaining_ms = max(request.remaining_ms(), coordinator.straggler_ms)
             request_id = link.request(
-                wire.Type.WRITE,
+                _WRITE,
                 payload,
                 remaining_ms,
                 partial(self._replied, node, hint_for),
@@ -127,7 +130,7 @@ class PutOperation:
     def _replied(self, node: int, hint_for: int, kind: int, payload: bytes) -> None:
         machine = self._machine
         self._asked.pop(node, None)
-        if kind == wire.Type.WRITTEN:
+        if kind == _WRITTEN:
             if machine.acked(node, hint_for):
                 self._succeed()
         else:
@@ -142,28 +145,31 @@ class PutOperation:
             self._finish()
 
     def _time_passed(self) -> None:
-        machine, request = self._machine, self._request
-        loop = self._coordinator.loop
-        if self._waits_for_stragglers or (not self._answered and request.remaining_s() <= 0):
+        if self._finished:
+            return
+        machine, request, coordinator = self._machine, self._request, self._coordinator
+        straggling_ends = coordinator.loop.time() + coordinator.straggler_ms / 1000
+        if self._waits_for_stragglers or (not self._answered and request.remaining_ms() <= 0):
             if not self._answered:
                 self._fail()
             self._send_all(machine.give_up_waiting())
-            if not machine.settled:
+            if machine.settled:
+                self._finish()
+            else:
                 # Hints went to stand-ins: their answers are awaited once more.
                 self._waits_for_stragglers = True
-                self._timer = loop.call_later(self._coordinator.straggler_ms / 1000, self._abandon)
-                return
-            self._finish()
-            return
-        if self._answered:
+                coordinator.alarms.at(straggling_ends, self._abandon)
+        elif self._answered:
             self._waits_for_stragglers = True
-            self._timer = loop.call_later(self._coordinator.straggler_ms / 1000, self._time_passed)
-            return
-        self._send_all(machine.hedge())
-        self._timer = loop.call_later(request.remaining_s(), self._time_passed)
+            coordinator.alarms.at(straggling_ends, self._time_passed)
+        else:
+            self._send_all(machine.hedge())
+            coordinator.alarms.at(request.deadline, self._time_passed)
 
     def _abandon(self) -> None:
         """A stand-in didn't take its hint either: keep what is left at home."""
+        if self._finished:
+            return
         machine = self._machine
         for send in machine.give_up_waiting():
             self._coordinator.replica.hint(
@@ -207,8 +213,6 @@ class PutOperation:
         if self._finished:
             return
         self._finished = True
-        if self._timer is not None:
-            self._timer.cancel()
         for link, request_id in self._asked.values():
             link.forget(request_id)
         self._asked.clear()
