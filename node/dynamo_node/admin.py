@@ -156,10 +156,7 @@ class AdminDoor:
         start, end = digests.partition_range(ring, partition)
         after = query.get("after", "")
         if after:
-            try:
-                start = urlsafe_b64decode(after + "=" * (-len(after) % 4)) + b"\x00"
-            except (Base64Error, ValueError) as error:
-                raise bad_request(f"after is {after[:40]!r}; it is the 'next' of a page") from error
+            start = _place_after(after, start, end)
         pairs = await node.disk.store.scan_async(OBJECTS, start, end, limit)
         more = len(pairs) == limit
         return json_response(
@@ -168,6 +165,18 @@ class AdminDoor:
                 "next": digests.cursor(pairs[-1][0]) if more else None,
             }
         )
+
+
+def _place_after(after: str, start: bytes, end: bytes) -> bytes:
+    """The first place behind the one that the cursor `after` names, within start..end."""
+    try:
+        place = urlsafe_b64decode(after + "=" * (-len(after) % 4))
+    except (Base64Error, ValueError):
+        place = b""
+    # The decoder skips foreign characters; only a cursor that was given out will do.
+    if digests.cursor(place) != after or not start <= place < end:
+        raise bad_request(f"after is {after[:40]!r}; it is the 'next' of a page of this partition")
+    return place + b"\x00"
 
 
 def _whole(text: str, name: str, low: int, high: int) -> int:

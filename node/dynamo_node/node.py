@@ -175,6 +175,11 @@ class Node:
                 f"the ring names parent {ring.parent or 'none'}, but the ring held here is "
                 f"{held.id} of epoch {held.epoch}"
             )
+        if held is not None and ring.epoch <= held.epoch:
+            # It would be ignored, and its publisher told that it is in force.
+            raise CallerError(
+                f"epoch is {ring.epoch}; it must be above {held.epoch}, that of the parent"
+            )
         await self.learn_ring(ring)
 
     async def learn_ring(self, ring: Ring) -> None:
