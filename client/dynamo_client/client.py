@@ -1,7 +1,7 @@
 """The client: get, put, delete and update against any node, with failover.
 
 Owns deadlines, the tries at other nodes after a failure, and write ids.
-Forbidden here: HTTP (`http_transport`), what is known of nodes (`routing`) and
+Forbidden here: bytes on a wire (the transports), what is known of nodes (`routing`) and
 how that is kept fresh (`discovery`).
 """
 
@@ -11,7 +11,7 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeAlias, TypeVar, get_args
 
 from dynamo_client.discovery import Discovery
 from dynamo_client.errors import (
@@ -36,6 +36,7 @@ TIMEOUT_MS: Final = 5_000
 _TRIES_MAX: Final = 4
 _UPDATE_PAUSE_SECONDS_MAX: Final = 1.0
 
+Protocol: TypeAlias = Literal["auto", "native", "http"]
 T = TypeVar("T")
 Merge = Callable[[list[bytes]], bytes | Awaitable[bytes]]
 
@@ -46,6 +47,9 @@ class DynamoClient:
     `urls`: any node's URL, or several. `timeout_ms` bounds a whole call, with
     all its tries at other nodes. `r` and `w` are defaults for every call (None:
     the cluster's own). With `discover=False` only the given nodes are used.
+    `protocol`: "auto" goes straight to a key's replicas over the native protocol
+    (P§6.4) wherever that can be reached and takes HTTP elsewhere; "native" and
+    "http" insist. What is not discovered, and https, is HTTP's alone.
     Every method raises the exceptions of `dynamo_client.errors`.
     """
 
@@ -57,10 +61,16 @@ class DynamoClient:
         r: int | None = None,
         w: int | None = None,
         discover: bool = True,
+        protocol: Protocol = "auto",
         transport: Callable[[], Transport] | None = None,
     ) -> None:
         if timeout_ms < 1:
             raise ValueError(f"timeout_ms is {timeout_ms}; it has to be at least 1")
+        if protocol not in get_args(Protocol):
+            raise ValueError(f"protocol is {protocol!r}; there are auto, native and http")
+        if protocol == "native" and not discover:
+            raise ValueError('protocol="native" needs discover=True: /cluster tells its addresses')
+        self._protocol = protocol if discover else "http"
         self._nodes = Nodes([urls] if isinstance(urls, str) else urls)
         self._timeout_ms = timeout_ms
         self._r = r
@@ -106,7 +116,9 @@ class DynamoClient:
         `context`: a floor, the answer covers it or NotYet is raised (read your writes).
         """
         call = GetCall(key_bytes(key), self._r if r is None else r, context)
-        return await self._carry_out(lambda by, node, ms: by.get(node, call, ms), timeout_ms)
+        return await self._carry_out(
+            lambda by, node, ms: by.get(node, call, ms), timeout_ms, call.key, reads=True
+        )
 
     async def put(
         self,
@@ -133,7 +145,9 @@ class DynamoClient:
             content_type,
             self._w if w is None else w,
         )
-        return await self._carry_out(lambda by, node, ms: by.put(node, call, ms), timeout_ms)
+        return await self._carry_out(
+            lambda by, node, ms: by.put(node, call, ms), timeout_ms, call.key
+        )
 
     async def delete(
         self,
@@ -153,7 +167,9 @@ class DynamoClient:
             self._r if r is None else r,
             self._w if w is None else w,
         )
-        return await self._carry_out(lambda by, node, ms: by.delete(node, call, ms), timeout_ms)
+        return await self._carry_out(
+            lambda by, node, ms: by.delete(node, call, ms), timeout_ms, call.key
+        )
 
     async def update(
         self,
@@ -221,22 +237,29 @@ class DynamoClient:
         self,
         one_try: Callable[[Transport, str, int], Awaitable[T]],
         timeout_ms: int | None,
+        key: bytes | None = None,
+        *,
+        reads: bool = False,
     ) -> T:
-        """Try nodes in turn until one does it, the deadline is near, or all were tried."""
-        transport = await self._started()
+        """Try nodes in turn until one does it, the deadline is near, or all were tried.
+
+        With a `key` its owners come first, where the transport knows them.
+        """
+        transport = self._transport or await self._started()
+        nodes = self._nodes
         now = asyncio.get_running_loop().time
         deadline = now() + (timeout_ms or self._timeout_ms) / 1000
         failures: list[DynamoClientError] = []
         tried: set[str] = set()
+        owners = () if key is None else transport.owners(key, reads=reads)
         while len(tried) < _TRIES_MAX:
-            left = [node for node in self._nodes.order() if node not in tried]
+            node = nodes.next_try(owners, tried)
             remaining_ms = int((deadline - now()) * 1000)
-            if not left or (tried and remaining_ms < 1):
+            if node is None or (tried and remaining_ms < 1):
                 break
-            node = left[0]
             tried.add(node)
             # A node that hangs must leave time for another one.
-            is_last = len(left) == 1 or len(tried) == _TRIES_MAX
+            is_last = len(tried) >= min(_TRIES_MAX, nodes.count)
             try:
                 done = await one_try(
                     transport, node, max(1, remaining_ms if is_last else remaining_ms // 2)
@@ -244,7 +267,7 @@ class DynamoClient:
             except (Unreachable, Unavailable, UnexpectedAnswer) as error:
                 failures.append(error)
                 if isinstance(error, Unreachable):
-                    self._nodes.failed(node, now())
+                    nodes.failed(node, now())
                     if self._discovery is not None:
                         self._discovery.suspect()
                 elif isinstance(error, UnexpectedAnswer) and (error.status or 0) < 500:
@@ -253,7 +276,7 @@ class DynamoClient:
                 error.maybe_done |= any(failure.maybe_done for failure in failures)
                 raise
             else:
-                self._nodes.succeeded(node)
+                nodes.succeeded(node)
                 return done
         raise _worst(failures)
 
@@ -265,14 +288,22 @@ class DynamoClient:
         if self._make_transport is not None:
             self._transport = self._make_transport()
         else:
-            from dynamo_client.http_transport import HttpTransport
-
-            self._transport = HttpTransport()
+            self._transport = self._default_transport()
         transport = self._transport
         if self._discover:
             self._discovery = Discovery(self._nodes, transport)
             await self._discovery.start()
         return transport
+
+    def _default_transport(self) -> Transport:
+        from dynamo_client.http_transport import HttpTransport
+
+        http = HttpTransport()
+        if self._protocol == "http":
+            return http
+        from dynamo_client.native_transport import NativeTransport
+
+        return NativeTransport(http, falls_back=self._protocol == "auto")
 
 
 def new_write_id() -> str:

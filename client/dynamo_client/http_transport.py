@@ -8,7 +8,7 @@ import json
 import os
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -98,6 +98,12 @@ class HttpTransport:
     async def get(self, node: str, call: GetCall, timeout_ms: int) -> Item:
         headers = {"Accept": "application/json"}
         if call.context is not None:
+            if len(call.context) > CONTEXT_HEADER_BYTES_MAX:
+                raise BadRequest(
+                    f"a floor of {len(call.context)} bytes doesn't fit into an HTTP header; "
+                    "the native protocol takes it, or leave it out",
+                    node=node,
+                )
             headers[CONTEXT] = call.context
         url = _kv_url(node, call.key, timeout_ms, r=call.r)
         answer = await self._send("GET", url, node, headers, None, timeout_ms)
@@ -137,15 +143,22 @@ class HttpTransport:
 
     async def delete(self, node: str, call: DeleteCall, timeout_ms: int) -> DeleteResult:
         headers = {WRITE_ID: call.write_id}
-        if call.context is not None:
+        body = None
+        if len(call.context or "") > CONTEXT_HEADER_BYTES_MAX:
+            headers["Content-Type"] = PUT_JSON
+            body = json.dumps({"context": call.context}).encode()
+        elif call.context is not None:
             headers[CONTEXT] = call.context
         url = _kv_url(node, call.key, timeout_ms, r=call.r, w=call.w)
-        answer = await self._send("DELETE", url, node, headers, None, timeout_ms)
+        answer = await self._send("DELETE", url, node, headers, body, timeout_ms)
         if answer.status in (200, 204):
             return DeleteResult(True, _context(answer), answer.acks)
         if answer.status == 404 and _absent(answer):
             return DeleteResult(False, _context(answer), answer.acks)
         raise answer.error()
+
+    def owners(self, key: bytes, *, reads: bool) -> Sequence[str]:
+        return ()  # any node takes a request over HTTP and finds the owners itself
 
     async def cluster(self, node: str, timeout_ms: int) -> dict[str, Any]:
         return await self.json(f"{node}/cluster", timeout_ms)

@@ -10,7 +10,7 @@ nodes that `/cluster` named have to be probed first, because their addresses
 may mean nothing here (a port-forward into a Kubernetes cluster, for example).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
 from dynamo_client.errors import BadRequest
@@ -36,6 +36,11 @@ class Nodes:
     def known(self) -> tuple[str, ...]:
         """Every node that may be tried, given ones first."""
         return tuple(self._proven)
+
+    @property
+    def count(self) -> int:
+        """How many nodes may be tried."""
+        return len(self._proven)
 
     @property
     def proven(self) -> tuple[str, ...]:
@@ -64,6 +69,13 @@ class Nodes:
             start = self._turn % len(proven)
             proven = proven[start:] + proven[:start]
         return proven + [url for url, is_proven in self._proven.items() if not is_proven]
+
+    def next_try(self, owners: Iterable[str], tried: Collection[str]) -> str | None:
+        """The best node for one more try: a proven one of `owners`, else as `order` has it."""
+        for url in owners:
+            if url not in tried and self._proven.get(url):
+                return url
+        return next((url for url in self.order() if url not in tried), None)
 
     def succeeded(self, url: str) -> None:
         """The node answered."""

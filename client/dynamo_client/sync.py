@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from dynamo_client.client import TIMEOUT_MS
+from dynamo_client.client import TIMEOUT_MS, Protocol
 from dynamo_client.client import DynamoClient as AsyncClient
 from dynamo_client.items import OCTET_STREAM, DeleteResult, Item, PutResult
 
@@ -29,8 +29,11 @@ class DynamoClient:
         r: int | None = None,
         w: int | None = None,
         discover: bool = True,
+        protocol: Protocol = "auto",
     ) -> None:
-        self._client = AsyncClient(urls, timeout_ms=timeout_ms, r=r, w=w, discover=discover)
+        self._client = AsyncClient(
+            urls, timeout_ms=timeout_ms, r=r, w=w, discover=discover, protocol=protocol
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="dynamo-client", daemon=True

@@ -2,9 +2,10 @@
 
 Owns the calls as values and the `Transport` protocol: one try at one node.
 Forbidden here: retries and the choice of node (`client`), bytes on a wire
-(`http_transport`; a native one can stand beside it).
+(`http_transport`, `native_transport`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,6 +66,10 @@ class Transport(Protocol):
 
     async def ready(self, node: str, timeout_ms: int) -> bool:
         """Whether the node answers and may serve."""
+        ...
+
+    def owners(self, key: bytes, *, reads: bool) -> Sequence[str]:
+        """Nodes that can do it for `key` in a single hop, best first; () if not known (P§6.4)."""
         ...
 
     async def close(self) -> None: ...

@@ -6,6 +6,8 @@ import pytest
 from tests.client.fake_cluster import FakeCluster
 from tests.client.real_cluster import RealCluster, why_no_real_cluster
 
+from dynamo_client.client import Protocol
+
 
 @pytest.fixture
 def fake() -> Iterator[FakeCluster]:
@@ -35,8 +37,22 @@ def _shared_real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealClust
         cluster.close()
 
 
-@pytest.fixture(params=["fake", "real"])
-def cluster(request: pytest.FixtureRequest) -> FakeCluster | RealCluster:
+@pytest.fixture(params=["fake-http", "real-http", "real-native"])
+def _place(request: pytest.FixtureRequest) -> tuple[str, Protocol]:
+    kind, _, protocol = request.param.partition("-")
+    return kind, protocol
+
+
+@pytest.fixture
+def protocol(_place: tuple[str, Protocol]) -> Protocol:
+    """How `cluster` is to be spoken to; the fake has no native port."""
+    return _place[1]
+
+
+@pytest.fixture
+def cluster(
+    request: pytest.FixtureRequest, _place: tuple[str, Protocol]
+) -> FakeCluster | RealCluster:
     """The fake and the real thing; tests use keys of their own and leave no damage."""
-    found: FakeCluster | RealCluster = request.getfixturevalue(f"_shared_{request.param}")
+    found: FakeCluster | RealCluster = request.getfixturevalue(f"_shared_{_place[0]}")
     return found

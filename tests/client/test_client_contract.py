@@ -17,14 +17,14 @@ from dynamo_client import (
     TooLarge,
     TooManySiblings,
 )
-from dynamo_client.client import new_write_id
+from dynamo_client.client import Protocol, new_write_id
 from dynamo_client.http_transport import PUT_JSON
 from dynamo_client.items import OCTET_STREAM
 
 
 @pytest.fixture
-async def kv(cluster: FakeCluster | RealCluster) -> AsyncIterator[DynamoClient]:
-    async with DynamoClient(cluster.urls) as client:
+async def kv(cluster: FakeCluster | RealCluster, protocol: Protocol) -> AsyncIterator[DynamoClient]:
+    async with DynamoClient(cluster.urls, protocol=protocol) as client:
         yield client
 
 
