@@ -44,7 +44,10 @@ class _Protocol(RequestHandler):  # type: ignore[type-arg,misc,unused-ignore]
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if isinstance(exc, LineTooLong) or (message and "too long" in message.lower()):
+        if isinstance(exc, ConnectionError):
+            # The client left in the middle of its request; nobody reads an answer.
+            problem = problems.bad_request("the request ended before its body did")
+        elif isinstance(exc, LineTooLong) or (message and "too long" in message.lower()):
             problem = problems.too_large(
                 "the request line or a header is too long; a key has 1..1024 bytes, and a "
                 "context over 6 KiB travels in the body"
