@@ -28,6 +28,7 @@ from dynamo_client.cli.terminal import (
     json_option,
     note,
     print_json,
+    protocol_option,
     run,
     timeout_option,
     url_option,
@@ -38,7 +39,7 @@ from dynamo_core.errors import CallerError
 
 if TYPE_CHECKING:
     from dynamo_client.cli.admin import Admin
-    from dynamo_client.client import DynamoClient
+    from dynamo_client.client import DynamoClient, Protocol
     from dynamo_core.ring import Ring
 
 _LISTED_AHEAD = 4
@@ -54,6 +55,7 @@ _SHOW_EVERY_SECONDS = 0.25
 @click.option("--r", type=click.IntRange(1), help="Replicas that have to answer each read.")
 @admin_token_option
 @json_option
+@protocol_option("auto")
 @timeout_option
 @url_option
 def dump(
@@ -62,6 +64,7 @@ def dump(
     r: int | None,
     admin_token: str,
     as_json: bool,
+    protocol: "Protocol",
     timeout_ms: int,
     url: str,
 ) -> None:
@@ -76,7 +79,7 @@ def dump(
     async def walk(sink: IO[bytes] | gzip.GzipFile) -> _Export:
         from dynamo_client.cli.admin import Admin
 
-        async with connect(url, timeout_ms, discover=True, r=r) as kv:
+        async with connect(url, timeout_ms, protocol=protocol, discover=True, r=r) as kv:
             view = await kv.cluster()
             async with Admin(view, admin_token) as admin:
                 export = _Export(kv, admin, await admin.ring(), concurrency)

@@ -7,7 +7,7 @@ here: HTTP; everything goes through the client.
 import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -19,12 +19,16 @@ from dynamo_client.cli.terminal import (
     json_option,
     note,
     print_json,
+    protocol_option,
     run,
     timeout_option,
     url_option,
 )
 from dynamo_client.errors import Unavailable
 from dynamo_client.items import OCTET_STREAM, Acks, Item, show_key
+
+if TYPE_CHECKING:
+    from dynamo_client.client import Protocol
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -35,6 +39,7 @@ def _options(command: F) -> F:
     for option in (
         click.option("-v", "--verbose", is_flag=True, help="Context and replicas, on stderr."),
         json_option,
+        protocol_option("http"),
         timeout_option,
         url_option,
     ):
@@ -52,6 +57,7 @@ def get(
     r: int | None,
     context: str | None,
     url: str,
+    protocol: "Protocol",
     timeout_ms: int,
     as_json: bool,
     verbose: bool,
@@ -64,7 +70,7 @@ def get(
     raw = os.fsencode(key)
 
     async def ask() -> Item:
-        async with connect(url, timeout_ms, r=r) as kv:
+        async with connect(url, timeout_ms, protocol=protocol, r=r) as kv:
             return await kv.get(raw, context=context)
 
     item = run(ask())
@@ -98,6 +104,7 @@ def put(
     r: int | None,
     w: int | None,
     url: str,
+    protocol: "Protocol",
     timeout_ms: int,
     as_json: bool,
     verbose: bool,
@@ -113,7 +120,7 @@ def put(
     data = _value(value)
 
     async def write() -> tuple[str | None, Acks, int]:
-        async with connect(url, timeout_ms, r=r, w=w) as kv:
+        async with connect(url, timeout_ms, protocol=protocol, r=r, w=w) as kv:
             seen, replaced = context, 0
             if context is None and not blind:
                 try:
@@ -151,6 +158,7 @@ def delete(
     r: int | None,
     w: int | None,
     url: str,
+    protocol: "Protocol",
     timeout_ms: int,
     as_json: bool,
     verbose: bool,
@@ -164,7 +172,7 @@ def delete(
     raw = os.fsencode(key)
 
     async def remove() -> tuple[bool, str | None, Acks]:
-        async with connect(url, timeout_ms, r=r, w=w) as kv:
+        async with connect(url, timeout_ms, protocol=protocol, r=r, w=w) as kv:
             seen = context
             if context is None and not blind:
                 item = await kv.get(raw)

@@ -23,6 +23,7 @@ from dynamo_client.cli.terminal import (
     json_option,
     note,
     print_json,
+    protocol_option,
     run,
     timeout_option,
     url_option,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dynamo_client.cli.checkpoint import Checkpoint
     from dynamo_client.cli.importer import Importer
     from dynamo_client.cli.source import Identity, Position, Source
+    from dynamo_client.client import Protocol
 
 _SHOW_EVERY_SECONDS = 0.25
 _SAVE_EVERY_SECONDS = 1.0
@@ -54,6 +56,7 @@ _SAVE_EVERY_SECONDS = 1.0
 @click.option("--w", type=click.IntRange(1), help="Replicas that have to store a record.")
 @admin_token_option
 @json_option
+@protocol_option("auto")
 @timeout_option
 @url_option
 def load(
@@ -67,6 +70,7 @@ def load(
     w: int | None,
     admin_token: str,
     as_json: bool,
+    protocol: "Protocol",
     timeout_ms: int,
     url: str,
 ) -> None:
@@ -85,7 +89,7 @@ def load(
     async def write() -> None:
         from dynamo_client.cli.importer import Importer
 
-        async with connect(url, timeout_ms, discover=True, w=w) as kv:
+        async with connect(url, timeout_ms, protocol=protocol, discover=True, w=w) as kv:
             view = await kv.cluster()
             await job.open(lambda: _cluster_name(view, admin_token))
             job.importer = Importer(

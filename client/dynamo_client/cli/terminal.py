@@ -21,7 +21,7 @@ from dynamo_client.errors import (
 from dynamo_core.errors import CallerError, DynamoError
 
 if TYPE_CHECKING:
-    from dynamo_client.client import DynamoClient
+    from dynamo_client.client import DynamoClient, Protocol
 
 DEFAULT_URL = "http://127.0.0.1:8100"
 ANSWER_IS_NO = 1
@@ -65,6 +65,17 @@ def timeout_option(command: F) -> F:
     )(command)
 
 
+def protocol_option(default: "Protocol") -> Callable[[F], F]:
+    """--protocol; a single request needs less time over HTTP than to find the owners."""
+    return click.option(
+        "--protocol",
+        type=click.Choice(["auto", "native", "http"]),
+        default=default,
+        show_default=True,
+        help="native goes straight to a key's replicas; auto takes HTTP where it can't.",
+    )
+
+
 def json_option(command: F) -> F:
     """--json, passed as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Output for programs.")(command)
@@ -85,6 +96,7 @@ def connect(
     url: str,
     timeout_ms: int,
     *,
+    protocol: "Protocol" = "http",
     discover: bool = False,
     r: int | None = None,
     w: int | None = None,
@@ -92,8 +104,10 @@ def connect(
     """A client for the --url of a command. A single request needs no view of the cluster."""
     from dynamo_client.client import DynamoClient
 
+    discover = discover or protocol != "http"
+
     urls = [part for part in url.split(",") if part.strip()]
-    return DynamoClient(urls, timeout_ms=timeout_ms, r=r, w=w, discover=discover)
+    return DynamoClient(urls, timeout_ms=timeout_ms, r=r, w=w, discover=discover, protocol=protocol)
 
 
 def run(work: Coroutine[Any, Any, T], *, fast: bool = False) -> T:
