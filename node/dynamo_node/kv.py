@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from aiohttp import web
+from multidict import istr
 
 from dynamo_core.objects import Sibling
 from dynamo_core.outcomes import Kind, Outcome
@@ -23,6 +24,7 @@ from dynamo_core.versions import dot_text
 from dynamo_core.wire import Op, Operation
 from dynamo_node import problems
 from dynamo_node.problems import ProblemError, bad_request, too_large
+from dynamo_node.rendered import Rendered
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -42,6 +44,14 @@ KEY_TEXT_MAX: Final = 3 * 1024
 BODY_JSON_ROOM: Final = 256 << 10
 """Bytes a JSON put may have beyond its base64 value: the longest context."""
 
+# Names that aiohttp's header map needn't fold to one case at each look.
+_CONTEXT: Final = istr(CONTEXT_HEADER)
+_WRITE_ID: Final = istr(WRITE_ID_HEADER)
+_TRACE: Final = istr("traceparent")
+_ACCEPT: Final = istr("Accept")
+_TYPE: Final = istr("Content-Type")
+_EXPECT: Final = istr("Expect")
+
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
@@ -55,7 +65,7 @@ class KeyValue:
         self._value_bytes_max = node.config.limits.value_bytes_max
         self._timeout_ms = node.config.timing.timeout_ms
 
-    async def handle(self, request: web.BaseRequest, path: str) -> web.Response:
+    async def handle(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         """Answer a request whose raw path starts with `/kv/`; raises ProblemError."""
         method = request.method
         op = METHODS.get(method)
@@ -65,12 +75,12 @@ class KeyValue:
         key = _key(text)
         quorum, timeout_ms = self._query(query, op) if query else (0, self._timeout_ms)
         headers = request.headers
-        context = headers.get(CONTEXT_HEADER, "")
+        context = headers.get(_CONTEXT, "")
         value, content_type = b"", ""
         if op != Op.GET:
             if request.can_read_body or op == Op.PUT:
                 value = await self._body(request)
-            content_type = headers.get("Content-Type") or DEFAULT_TYPE
+            content_type = headers.get(_TYPE) or DEFAULT_TYPE
             if _is_put_json(content_type) and (value or op == Op.PUT):
                 value, content_type, context = _put_json(value, context, op)
             elif op == Op.DELETE:
@@ -79,7 +89,7 @@ class KeyValue:
             op, key, quorum, self._write_id(headers, op), context, content_type, value
         )
         answered: asyncio.Future[Outcome] = self._loop.create_future()
-        trace = headers.get("traceparent")
+        trace = headers.get(_TRACE)
         self._node.coordinator.operate(
             operation,
             timeout_ms,
@@ -88,7 +98,7 @@ class KeyValue:
         )
         outcome = await answered
         if op == Op.GET:
-            return self._read(outcome, headers.get("Accept", ""))
+            return self._read(outcome, headers.get(_ACCEPT, ""))
         return _written(outcome)
 
     def _query(self, query: str, op: Op) -> tuple[int, int]:
@@ -116,7 +126,7 @@ class KeyValue:
     def _write_id(self, headers: "web.BaseRequest | object", op: Op) -> bytes:
         if op == Op.GET:
             return bytes(16)
-        given = headers.get(WRITE_ID_HEADER)  # type: ignore[union-attr]
+        given = headers.get(_WRITE_ID)  # type: ignore[union-attr]
         if given is None:
             return self._node.write_id()
         try:
@@ -135,7 +145,7 @@ class KeyValue:
         length = request.content_length
         if length is not None and length > limit:
             raise too_large(f"the value has {length} bytes; the limit is {limit}")
-        if request.headers.get("Expect", "").lower() == "100-continue":
+        if request.headers.get(_EXPECT, "").lower() == "100-continue":
             # aiohttp's low-level server leaves this to its handler; curl waits for it.
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
@@ -149,7 +159,7 @@ class KeyValue:
             if len(body) > limit:
                 raise too_large(f"the value has more than {limit} bytes, which is the limit")
 
-    def _read(self, outcome: Outcome, accept: str) -> web.Response:
+    def _read(self, outcome: Outcome, accept: str) -> web.StreamResponse:
         headers = {ACKS_HEADER: f"primary={outcome.primary}, standin={outcome.standin}"}
         if outcome.kind == Kind.ABSENT:
             return _absent(outcome, headers)
@@ -172,10 +182,10 @@ class KeyValue:
             )
         if len(siblings) == 1:
             headers["Content-Type"] = siblings[0].content_type or DEFAULT_TYPE
-            return web.Response(body=siblings[0].value, headers=headers)
+            return Rendered(200, headers, siblings[0].value or b"")
         boundary = os.urandom(16).hex()
         headers["Content-Type"] = f'multipart/mixed; boundary="{boundary}"'
-        return web.Response(status=300, body=_multipart(siblings, boundary), headers=headers)
+        return Rendered(300, headers, _multipart(siblings, boundary))
 
 
 def _key(text: str) -> bytes:
@@ -241,7 +251,7 @@ def _put_json(body: bytes, context: str, op: Op) -> tuple[bytes, str, str]:
         raise bad_request(f"value is not base64: {error}") from error
 
 
-def _written(outcome: Outcome) -> web.Response:
+def _written(outcome: Outcome) -> web.StreamResponse:
     headers = {ACKS_HEADER: f"primary={outcome.primary}, standin={outcome.standin}"}
     if outcome.kind == Kind.ABSENT:
         return _absent(outcome, headers)
@@ -255,7 +265,7 @@ def _written(outcome: Outcome) -> web.Response:
             headers=headers,
         )
     headers[CONTEXT_HEADER] = outcome.context
-    return web.Response(status=204, headers=headers)
+    return Rendered(204, headers)
 
 
 def _absent(outcome: Outcome, headers: dict[str, str]) -> web.Response:
