@@ -42,6 +42,7 @@ class Inbound(FramedProtocol):
         self._connections = connections
         self._acceptor: Acceptor | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._refused = False
         self.hello: Hello | None = None
         self._peer = ""
 
@@ -67,6 +68,8 @@ class Inbound(FramedProtocol):
             if self.hello.role == ROLE_CLIENT and frame.type not in FROM_CLIENTS:
                 raise Corrupt(f"a client sent a frame of type {frame.type}")
             self._service.handle(self, frame)
+        elif self._refused:
+            return  # said in the same breath as what was refused
         elif frame.type == Type.HELLO and self._acceptor is None:
             self._acceptor = Acceptor(
                 self._service.identity(), os.urandom(16), self._service.is_replaced
@@ -108,6 +111,7 @@ class Inbound(FramedProtocol):
             step(frame)
         except (CallerError, Corrupt) as error:
             log.warning("native connection from %s refused: %s", self._peer, error)
+            self._refused = True
             self.reply(0, Type.REFUSED, str(error).encode()[:1024])
             self.close_soon()
 

@@ -8,9 +8,10 @@ must doubt itself before it accuses healthy peers.
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dynamo_core import wire
+from dynamo_core.errors import Corrupt
 from dynamo_core.frames import RingName
 from dynamo_core.wire import Code
 from dynamo_node.links import Link
@@ -61,12 +62,26 @@ class Pings:
     def _heard(self, number: int, payload: bytes) -> None:
         node = self._node
         try:
-            facts = json.loads(payload)
+            facts = facts_of(payload)
             theirs = RingName(int(facts["epoch"]), bytes.fromhex(facts["ring_id"]))
-        except (ValueError, KeyError, TypeError):
+        except (Corrupt, ValueError, KeyError, TypeError, OverflowError):
             return
         node.heard(number, facts)
         if theirs < node.topology.name:
             node.coordinator.on_stale_ring(number, Code.NOT_READY)
         elif theirs > node.topology.name:
             node.coordinator.on_stale_ring(number, Code.STALE_RING)
+
+
+def facts_of(payload: bytes) -> dict[str, Any]:
+    """What a peer says of itself, for display; raises Corrupt when it can't be shown."""
+    try:
+        facts = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt("a ping's facts are not JSON") from error
+    if not isinstance(facts, dict):
+        raise Corrupt("a ping's facts are not an object")
+    pending = facts.get("hints_pending", {})
+    if not isinstance(pending, dict) or not all(type(n) is int for n in pending.values()):
+        raise Corrupt("a ping's hints_pending are not numbers by name")
+    return facts

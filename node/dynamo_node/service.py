@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dynamo_core import objects, wire
 from dynamo_core.errors import CallerError, Corrupt, DynamoError
-from dynamo_core.frames import NO_DEADLINE, Frame, RingName
+from dynamo_core.frames import Frame, RingName
 from dynamo_core.handshake import Hello, Identity
 from dynamo_core.ring import Ring
 from dynamo_core.wire import Code, Found, Type
 from dynamo_node.inbound import Inbound
+from dynamo_node.pings import facts_of
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
 
 log = logging.getLogger(__name__)
 
-NO_DEADLINE_MS: Final = 60_000
+REMAINING_MS_MAX: Final = 60_000
+"""The longest that a request is worked on, whatever its caller says."""
 
 
 class Service:
@@ -149,7 +151,7 @@ class Service:
     def _operate(self, caller: Inbound, frame: Frame) -> None:
         operation = wire.unpack_operation(frame.payload)
         request_id = frame.request_id
-        remaining_ms = frame.remaining_ms if frame.remaining_ms != NO_DEADLINE else NO_DEADLINE_MS
+        remaining_ms = min(frame.remaining_ms, REMAINING_MS_MAX)
         if operation.write_id == bytes(16):
             operation = operation._replace(write_id=self._node.write_id())
         self._node.coordinator.operate(
@@ -166,7 +168,7 @@ class Service:
 
     def _ping(self, caller: Inbound, frame: Frame) -> None:
         if caller.hello is not None:
-            self._node.heard(caller.hello.number, _facts(frame.payload))
+            self._node.heard(caller.hello.number, facts_of(frame.payload))
         caller.reply(frame.request_id, Type.PONG, json.dumps(self._node.facts()).encode())
 
     def _ring(self, caller: Inbound, frame: Frame) -> None:
@@ -221,13 +223,3 @@ class Service:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _facts(payload: bytes) -> dict[str, Any]:
-    try:
-        facts = json.loads(payload)
-    except ValueError as error:
-        raise Corrupt("a ping's facts are not JSON") from error
-    if not isinstance(facts, dict):
-        raise Corrupt("a ping's facts are not an object")
-    return facts

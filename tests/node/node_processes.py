@@ -364,7 +364,8 @@ class Cluster:
         for node in self.nodes:
             assert node.alive, node.log()[-2000:]
             assert node.http("GET", "/healthz").status == 200
-        assert self.unclean_lines() == []
+        unclean = self.unclean_lines()
+        assert not unclean, "\n".join(unclean[:20])
 
     def tails(self, lines: int = 40) -> Iterator[tuple[str, str]]:
         for node in (*self.nodes, *self.extra):
