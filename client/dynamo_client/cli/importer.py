@@ -7,7 +7,6 @@ files and the terminal.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,9 +22,14 @@ from dynamo_client.errors import (
     Unreachable,
 )
 from dynamo_client.items import Item
+from dynamo_core.errors import CallerError
 
 _PAUSE_SECONDS_MAX: Final = 2.0
 _REASONS_KEPT: Final = 10
+
+
+class _GaveUpError(Exception):
+    """Ends the writers; `gave_up` says why."""
 
 
 @dataclass(slots=True)
@@ -75,69 +79,83 @@ class Importer:
         self._rate = rate
         self._blind = blind
         self._retry_seconds = retry_seconds
-        self._free = asyncio.Semaphore(concurrency)
-        self._last_of_key: dict[bytes, asyncio.Task[None]] = {}
+        self._next_start = 0.0  # of a record, in the loop's time, where there is a `rate`
+        self._lines: deque[Line] = deque()
+        self._reading = asyncio.Lock()
+        # Set once the last write of a key that is being written has ended.
+        self._last_of_key: dict[bytes, asyncio.Future[None]] = {}
         # As many failures on end as there are writers mean that the cluster is gone.
         self._failed_in_a_row = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, batches: AsyncGenerator[list[Line], None]) -> None:
         """Write everything, or until the cluster has taken nothing for too long (`gave_up`)."""
-        now = asyncio.get_running_loop().time
-        next_start = now()
+        # As many writers as may be at work, not a task for each record: there are millions.
+        writers = [asyncio.create_task(self._work(batches)) for _ in range(self._concurrency)]
         try:
-            async with aclosing(batches):
-                async for batch in batches:
-                    for line in batch:
-                        await self._free.acquire()
-                        if self.gave_up:
-                            return
-                        if self._rate:
-                            # A stall is caught up for one second at most.
-                            next_start = max(next_start, now() - 1.0)
-                            await asyncio.sleep(max(0.0, next_start - now()))
-                            next_start += 1 / self._rate
-                        self._begin(line)
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            ended, _ = await asyncio.wait(writers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for writer in writers:
+                writer.cancel()
+            await asyncio.gather(*writers, return_exceptions=True)
+            await batches.aclose()
+        for writer in ended:
+            error = writer.exception()
+            if isinstance(error, CallerError):
+                raise error  # the file can't be read
+            if error is not None:
+                self.gave_up = self.gave_up or f"{type(error).__name__}: {error}"
 
-    def _begin(self, line: Line) -> None:
-        number = line.end.line
+    async def _work(self, batches: AsyncGenerator[list[Line], None]) -> None:
+        """Take line after line until there is none, or no use in it."""
+        while (line := await self._next_line(batches)) is not None:
+            if self._rate:
+                await self._wait_for_turn(self._rate)
+            record = self._record(line)
+            if record is None:
+                self.ledger.done(line.end)
+                continue
+            earlier = self._last_of_key.get(record.key)
+            mine = self._last_of_key[record.key] = asyncio.get_running_loop().create_future()
+            try:
+                if earlier is not None:
+                    await earlier  # the same key twice: the later line has to win
+                await self._take(record, line.end)
+            finally:
+                if self._last_of_key[record.key] is mine:
+                    del self._last_of_key[record.key]
+                mine.set_result(None)
+            if self.gave_up:
+                raise _GaveUpError
+
+    async def _next_line(self, batches: AsyncGenerator[list[Line], None]) -> Line | None:
+        while not self._lines:
+            async with self._reading:
+                if not self._lines:
+                    batch = await anext(batches, None)
+                    if batch is None:
+                        return None
+                    self._lines.extend(batch)
+        return self._lines.popleft()
+
+    async def _wait_for_turn(self, rate: float) -> None:
+        now = asyncio.get_running_loop().time()
+        # A stall is caught up for one second at most.
+        start = max(self._next_start, now - 1.0) if self._next_start else now
+        self._next_start = start + 1 / rate
+        await asyncio.sleep(max(0.0, start - now))
+
+    def _record(self, line: Line) -> Record | None:
+        """The line's record; None for an empty line and, blamed, for one that is no record."""
         if not line.text.strip():
-            self._free.release()
-            self.ledger.done(line.end)
-            return
+            return None
         try:
-            record = parse(line.text)
+            return parse(line.text)
         except BadRecord as error:
-            self._free.release()
             self.counts.bad += 1
-            self.counts.blame(number, str(error))
-            self.ledger.done(line.end)
-            return
-        task = asyncio.create_task(self._take(record, line.end, self._last_of_key.get(record.key)))
-        self._last_of_key[record.key] = task
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(record.key, done))
+            self.counts.blame(line.end.line, str(error))
+            return None
 
-    def _ended(self, key: bytes, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if self._last_of_key.get(key) is task:
-            del self._last_of_key[key]
-        self._free.release()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.gave_up = self.gave_up or f"{type(error).__name__}: {error}"
-
-    async def _take(
-        self, record: Record, end: Position, earlier: asyncio.Task[None] | None
-    ) -> None:
-        if earlier is not None:
-            # The same key twice: the later line has to win.
-            await asyncio.wait((earlier,))
+    async def _take(self, record: Record, end: Position) -> None:
         try:
             present = await self._write_patiently(record)
         except (Unavailable, Unreachable, UnexpectedAnswer) as error:
