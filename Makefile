@@ -29,7 +29,7 @@ format: setup ## reformat and mend what ruff can mend
 bench: setup ## compare with a three-node etcd on this machine (ARGS="--quick")
 	@$(BIN)/python -m bench $(ARGS)
 
-e2e: setup ## end-to-end tests on kind
+e2e: setup ## a local cluster through a bad day, from outside
 	@$(BIN)/pytest e2e $(ARGS)
 
 lock: setup ## resolve requirements.lock anew
