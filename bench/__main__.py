@@ -21,7 +21,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import etcd, h2load, machine, profiling, report
+from bench import etcd, h2load, machine, native, profiling, report
 from bench.contender import OPERATIONS, Contender
 from bench.errors import BenchError, CannotStart
 from bench.measure import Timing
@@ -141,11 +141,11 @@ def _compare(options: argparse.Namespace, children: Children, data: Path, scratc
     plan = _plan(options)
     ours = _store(options, children, data, scratch)
     peer = etcd.Etcd(children, data, scratch, _value(), KEYS)
-    contenders: list[Contender] = [ours, peer]
+    contenders: list[Contender] = [ours, native.Native(ours), peer]
     machine.require_space(data, plan.disk_bytes(len(contenders)))
     cells = len(list(plan.cells())) + len(plan.warm_ups())
     _stderr.print(
-        f"{ours.name} and {peer.name}, 3 nodes each, {VALUE_BYTES} B values:"
+        f"{ours.name} (HTTP, then native) and {peer.name}, 3 nodes each, {VALUE_BYTES} B values:"
         f" {plan.rounds} rounds x {', '.join(plan.operations)} x"
         f" {', '.join(map(str, plan.connections))} connections, {plan.timing.window_s:g} s each;"
         f" about {plan.estimate_s(len(contenders)) / 60:.1f} minutes",
@@ -173,7 +173,7 @@ def _compare(options: argparse.Namespace, children: Children, data: Path, scratc
         f" {plan.timing.lead_s:g} s of lead, {KEYS:,} keys preloaded,"
         f" values of {VALUE_BYTES} B"
     )
-    done = report.Report(ours.name, peer.name, at, conditions, samples)
+    done = report.Report(ours.name, peer.name, at, conditions, samples, native.NAME)
     report.show(done, Console() if sys.stdout.isatty() else Console(width=100))
     stem = "bench-" + at.replace(" UTC", "").replace(" ", "-").replace(":", "")
     (OUT / f"{stem}.json").write_text(report.to_json(done))

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from bench.h2load import Stream, Totals
+from bench.h2load import Totals
 
 # A put of a key that nobody has written before; a put over one that exists; a get
 # of one that exists.
@@ -37,6 +38,29 @@ class Cell:
     load_s: float
 
 
+class Generator(Protocol):
+    """One process that loads: how it is started, and what its last words mean.
+
+    Its log has a line for each request, as h2load writes it; see `h2load.parse_log`.
+    """
+
+    @property
+    def program(self) -> str:
+        """What to call it in errors."""
+
+    @property
+    def start_s(self) -> float:
+        """How long it takes at most until its first request."""
+
+    def command(
+        self, log: Path, *, duration_ms: int | None = None, requests: int | None = None
+    ) -> list[str]:
+        """Its arguments, bounded by a time or by a number of requests."""
+
+    def totals(self, text: str) -> Totals:
+        """What it printed, read; raises BenchError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """Generators to start, the one status that counts, the servers at work, and the proof.
@@ -46,7 +70,7 @@ class Load:
     BenchError when the contender's state doesn't agree with them.
     """
 
-    streams: tuple[Stream, ...]
+    streams: tuple[Generator, ...]
     wanted_status: int
     servers: Mapping[str, int]
     verify: Callable[[Sequence[Totals]], None]

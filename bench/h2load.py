@@ -50,6 +50,22 @@ class Stream:
     headers: tuple[str, ...] = ()
     http1: bool = False
 
+    @property
+    def program(self) -> str:
+        return PROGRAM
+
+    @property
+    def start_s(self) -> float:
+        return 0.0  # it is there at once
+
+    def command(
+        self, log: Path, *, duration_ms: int | None = None, requests: int | None = None
+    ) -> list[str]:
+        return command(self, log, duration_ms=duration_ms, requests=requests)
+
+    def totals(self, text: str) -> Totals:
+        return parse_summary(text)
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import Cell, Load
+from bench.contender import Cell, Generator, Load
 from bench.errors import BenchError
 from bench.figures import Sample, percentile
-from bench.h2load import Logged, Totals, command, parse_log, parse_summary
+from bench.h2load import Logged, Totals, parse_log
 from bench.processes import Children, cpu_seconds, machine_cpu_seconds
 
 _SPAWN_S_PER_PROCESS = 0.03  # generous: a fork, and TLS set up in vain
@@ -59,21 +59,23 @@ def measure(
     logs = [scratch / f"log-{number}" for number in range(len(load.streams))]
     for log in logs:
         log.unlink(missing_ok=True)
-    duration_ms = round(cell.load_s * 1000)
+    start_s = max(stream.start_s for stream in load.streams)
+    load_s = cell.load_s + start_s
+    duration_ms = round(load_s * 1000)
     began = time.monotonic()
     generators = [
-        children.work(command(stream, log, duration_ms=duration_ms))
+        children.work(stream.command(log, duration_ms=duration_ms))
         for stream, log in zip(load.streams, logs, strict=True)
     ]
-    time.sleep(timing.lead_s)
+    time.sleep(start_s + timing.lead_s)
     before, start_us = _cpu(load.servers, generators), _now_us()
     time.sleep(timing.window_s)
     after, window = _cpu(load.servers, generators), _Window(start_us, _now_us())
-    if time.monotonic() - began > cell.load_s:
+    if time.monotonic() - began > load_s:
         raise BenchError("the generators took too long to start; the machine is overloaded")
-    texts = _outputs(children, generators, cell.load_s)
+    texts = _outputs(children, load.streams, generators, load_s)
     logged = [parse_log(log.read_text().splitlines()) for log in logs]
-    totals = [parse_summary(text) for text in texts]
+    totals = [stream.totals(text) for stream, text in zip(load.streams, texts, strict=True)]
     _check_answers(logged, totals, load.wanted_status, window)
     load.verify(totals)
     return _sample(contender, cell, logged, window, before, after)
@@ -87,28 +89,32 @@ def run_to_completion(
     for log in logs:
         log.unlink(missing_ok=True)
     generators = [
-        children.work(command(stream, log, requests=count))
+        children.work(stream.command(log, requests=count))
         for stream, log, count in zip(load.streams, logs, requests, strict=True)
     ]
-    texts = _outputs(children, generators, limit_s)
-    totals = [parse_summary(text) for text in texts]
+    texts = _outputs(children, load.streams, generators, limit_s)
+    totals = [stream.totals(text) for stream, text in zip(load.streams, texts, strict=True)]
     logged = [parse_log(log.read_text().splitlines()) for log in logs]
     _check_answers(logged, totals, load.wanted_status, None)
     load.verify(totals)
 
 
 def _outputs(
-    children: Children, generators: Sequence[subprocess.Popen[str]], limit_s: float
+    children: Children,
+    streams: Sequence[Generator],
+    generators: Sequence[subprocess.Popen[str]],
+    limit_s: float,
 ) -> list[str]:
     deadline = time.monotonic() + limit_s + _HANG_S
     texts = []
-    for generator in generators:
+    for stream, generator in zip(streams, generators, strict=True):
+        program = stream.program
         try:
             text, _ = generator.communicate(timeout=max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            raise BenchError(f"h2load still ran {_HANG_S:.0f} s after its time") from None
+            raise BenchError(f"{program} still ran {_HANG_S:.0f} s after its time") from None
         if generator.returncode != 0:
-            raise BenchError(f"h2load ended with {generator.returncode}: {text.strip()[-400:]}")
+            raise BenchError(f"{program} ended with {generator.returncode}: {text.strip()[-400:]}")
         texts.append(text)
     children.stop(generators)
     return texts
@@ -175,7 +181,7 @@ def _sample(
         mean_ms=statistics.fmean(latencies),
         p50_ms=percentile(latencies, 50),
         p99_ms=percentile(latencies, 99),
-        generators=cell.streams,
+        generators=len(logged),
         cpu_generator=generator,
         cpu_servers=servers,
         cpu_rest=max(0.0, machine - generator - sum(servers.values())),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -31,15 +31,28 @@ class Report:
     at: str
     conditions: Mapping[str, str]
     samples: Sequence[Sample]
+    native: str = ""
+    """The contender that speaks our native protocol, if there was one."""
+
+    @property
+    def native_rows(self) -> list[Row]:
+        """The native protocol against the peer."""
+        return rows(self.samples, self.native, self.peer) if self.native else []
 
     @property
     def rows(self) -> list[Row]:
         return rows(self.samples, self.ours, self.peer)
 
     @property
+    def _all_rows(self) -> list[Row]:
+        """Every contender once; the peer's sides are in `rows`."""
+        alone = [replace(r, sides={self.native: r.sides[self.native]}) for r in self.native_rows]
+        return self.rows + alone
+
+    @property
     def disturbed(self) -> str:
         """What to say when the machine did other work meanwhile; empty when it did not."""
-        rests = [side.cpu_rest for row in self.rows for side in row.sides.values()]
+        rests = [side.cpu_rest for row in self._all_rows for side in row.sides.values()]
         busy = [rest for rest in rests if rest > BUSY_CORES]
         if not busy:
             return ""
@@ -72,6 +85,8 @@ def to_json(report: Report) -> str:
             "peer": report.peer,
             "conditions": dict(report.conditions),
             "rows": [asdict(row) for row in report.rows],
+            "native": report.native,
+            "native_rows": [asdict(row) for row in report.native_rows],
             "samples": [asdict(sample) for sample in report.samples],
         },
         indent=1,
@@ -133,14 +148,57 @@ def _tables(report: Report) -> Iterable[tuple[str, list[str], list[list[str]]]]:
             for row in folded
         ],
     )
+    if report.native_rows:
+        yield _native_table(report)
     yield (
         "CPU, in cores (1.00 = one core)",
-        ["connections", "store", "loaded server", "its peers", "h2load", "rest"],
+        ["connections", "store", "loaded server", "its peers", "generator", "rest"],
         [
-            [_cell_name(row), name, *_cpu(row.sides[name])]
-            for row in folded
-            for name in (ours, peer)
+            [_cell_name(row), name, *_cpu(side)]
+            for row in report._all_rows
+            for name, side in row.sides.items()
         ],
+    )
+
+
+def _native_table(report: Report) -> tuple[str, list[str], list[list[str]]]:
+    """A client's single hop: beside the peer, beside HTTP, and what the generator took of it."""
+    native, ours, peer = report.native, report.ours, report.peer
+    over_http = {
+        (row.operation, row.connections): f"{row.ratio.median:.2f}x"
+        for row in rows(report.samples, native, ours)
+    }
+    lines = []
+    for row in report.native_rows:
+        side = row.sides[native]
+        cpu = side.cpu_generator + sum(side.cpu_servers.values())
+        lines.append(
+            [
+                _cell_name(row),
+                f"{row.ratio.median:.2f}x",
+                f"{row.ratio.low:.2f}-{row.ratio.high:.2f}",
+                over_http.get((row.operation, row.connections), "-"),
+                _rate(side.requests_per_s),
+                f"{side.mean_ms:.2f}",
+                f"{side.p50_ms:.2f}",
+                f"{side.p99_ms:.2f}",
+                f"{side.cpu_generator:.2f} ({side.cpu_generator / cpu:.0%})" if cpu else "-",
+            ]
+        )
+    return (
+        "The native protocol, single hop, by our own generator (one Python process)",
+        [
+            "in flight",
+            f"native / {peer}",
+            "of rounds",
+            "native / HTTP",
+            "requests/s",
+            "mean ms",
+            "p50 ms",
+            "p99 ms",
+            "generator's cores (share of all CPU)",
+        ],
+        lines,
     )
 
 

@@ -77,7 +77,7 @@ class Store:
 
         def verify(totals: Sequence[Totals]) -> None:
             del totals
-            self._read_back(nodes, self._keys[-1])
+            self.read_back(nodes, self._keys[-1])
 
         run_to_completion(
             self._children,
@@ -87,11 +87,25 @@ class Store:
             _PRELOAD_LIMIT_S,
         )
 
+    def nodes(self, operation: str) -> Nodes:
+        """The cluster that takes this operation."""
+        return self._clusters[_reconciliation(operation)]
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """The keys that are there from the start."""
+        return self._keys
+
+    @property
+    def body(self) -> Path:
+        """The file with the value of every key."""
+        return self._body
+
     def pids(self) -> list[int]:
         return [pid for nodes in self._clusters.values() for pid in nodes.pids().values()]
 
     def load(self, cell: Cell) -> Load:
-        nodes = self._clusters[_reconciliation(cell.operation)]
+        nodes = self.nodes(cell.operation)
         loads = {PUT: self._new_keys, OVERWRITE: self._overwrites, GET: self._gets}
         return loads[cell.operation](nodes, cell)
 
@@ -117,7 +131,7 @@ class Store:
             check_lists(totals, count)
             for prefix, total in list(zip(prefixes, totals, strict=True))[:4]:
                 for acknowledged in {0, total.succeeded - 1}:
-                    self._read_back(nodes, f"{prefix}-{acknowledged}")
+                    self.read_back(nodes, f"{prefix}-{acknowledged}")
 
         return Load(tuple(streams), 204, nodes.pids(), verify)
 
@@ -128,7 +142,7 @@ class Store:
         def verify(totals: Sequence[Totals]) -> None:
             del totals
             for key in (self._keys[0], self._keys[-1]):
-                self._read_back(nodes, key)
+                self.read_back(nodes, key)
 
         return Load((stream,) * cell.streams, 204, nodes.pids(), verify)
 
@@ -162,7 +176,7 @@ class Store:
         path.write_text("".join(f"{base}{key}\n" for key in keys))
         return path
 
-    def _read_back(self, nodes: Nodes, key: str) -> None:
+    def read_back(self, nodes: Nodes, key: str) -> None:
         """A value that was acknowledged at the first node must be read at the last."""
         status, body = nodes.read(key)
         if status != 200 or body != self._value:

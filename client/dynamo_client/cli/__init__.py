@@ -23,6 +23,7 @@ _OWN = {
     "delete": ("kv", "delete", "Delete KEY."),
     "import": ("load", "load", "Write the records of a JSON lines file."),
     "export": ("dump", "dump", "Write every key as JSON lines."),
+    "bench": ("bench", "bench", "Load the store and measure it."),
     "status": ("overview", "status", "Show the nodes and the ring's state."),
     "ring": ("overview", "ring", "Show who owns what."),
 }
