@@ -18,14 +18,14 @@ def fake() -> Iterator[FakeCluster]:
 
 
 @pytest.fixture(scope="session")
-def _shared_fake() -> Iterator[FakeCluster]:
+def shared_fake() -> Iterator[FakeCluster]:
     cluster = FakeCluster()
     yield cluster
     cluster.close()
 
 
 @pytest.fixture(scope="session")
-def _shared_real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
+def shared_real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
     why_not = why_no_real_cluster()
     if why_not:
         pytest.skip(why_not)
@@ -54,5 +54,5 @@ def cluster(
     request: pytest.FixtureRequest, _place: tuple[str, Protocol]
 ) -> FakeCluster | RealCluster:
     """The fake and the real thing; tests use keys of their own and leave no damage."""
-    found: FakeCluster | RealCluster = request.getfixturevalue(f"_shared_{_place[0]}")
+    found: FakeCluster | RealCluster = request.getfixturevalue(f"shared_{_place[0]}")
     return found

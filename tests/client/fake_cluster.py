@@ -104,6 +104,8 @@ class FakeNode:
                 envelope = json.loads(body)
                 token, content_type = envelope.get("context"), envelope["content_type"]
                 body = b64decode(envelope["value"])
+            elif content_type == PUT_JSON and body:
+                token = json.loads(body)["context"]
             covered = store.open(key, token)
         except BadContextError:
             return _problem(400, "bad-context", "the context is not of this key")

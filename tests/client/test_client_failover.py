@@ -149,6 +149,10 @@ async def test_long_contexts_travel_in_bodies(fake: FakeCluster) -> None:
         assert item.value == b"\x00two"
         assert item.siblings[0].content_type == "text/plain"
         assert item.context == fake.store.token(b"k", {1, 2})
+        with pytest.raises(BadRequest, match="native protocol takes it"):
+            await kv.get(b"k", context=item.context)  # a floor has no body to travel in
+        assert (await kv.delete(b"k", context=item.context)).found
+        assert not (await kv.get(b"k")).found
 
 
 async def test_update_repeats_an_uncertain_write_as_it_is(fake: FakeCluster) -> None:
