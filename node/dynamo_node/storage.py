@@ -244,6 +244,7 @@ class Store:
                 if "stall" in str(error).lower():
                     # RocksDB is behind with its compactions: keep the batch and
                     # let the clients wait, not the event loop.
+                    self._batch = self._batch_again()
                     self._loop.call_later(STALL_RETRY_S, self._end_tick)
                     return
                 self._scheduled = False
@@ -264,6 +265,18 @@ class Store:
             self._tick_sync_waiters = []
             if self._syncing is None:
                 self._sync_when_due()
+
+    def _batch_again(self) -> WriteBatch:
+        """The batch that RocksDB refused: rocksdict empties it all the same."""
+        batch = WriteBatch(raw_mode=True)
+        for family, overlay in self._overlay.items():
+            handle = self._handles[family]
+            for key, value in overlay.items():
+                if value is None:
+                    batch.delete(key, handle)
+                else:
+                    batch.put(key, value, handle)
+        return batch
 
     def _sync_when_due(self) -> None:
         """Start a sync at once unless one has just been started: then gather a little."""
@@ -332,7 +345,14 @@ class Store:
         self._requests.put(False)
         await self._loop.run_in_executor(None, self._flusher.join)
         self._loaders.shutdown(wait=True)
-        await self._loop.run_in_executor(None, self._db.close)
+        # Each of them holds the database open, and its lock with it.
+        self._families.clear()
+        self._handles.clear()
+        try:
+            await self._loop.run_in_executor(None, self._db.close)
+        except Exception as error:
+            if self._broken is None:  # else it is known already, and told
+                raise StorageError(f"the store can't be closed: {error}") from error
 
 
 def prefix_end(prefix: bytes) -> bytes:
