@@ -111,6 +111,9 @@ class Connection:
         answer = self._http.getresponse()
         return Reply(answer.status, answer.headers, answer.read())
 
+    def connect(self) -> None:
+        self._http.connect()
+
     def close(self) -> None:
         self._http.close()
 
@@ -158,7 +161,18 @@ class NodeProcess:
         return until(self._status_or_none, f"{self.name} answers", UP_S)
 
     def wait_ready(self) -> None:
-        until(lambda: self.status()["ready"], f"{self.name} is ready", UP_S)
+        """Wait until it may serve; it may still be starting."""
+        until(
+            lambda: (self._status_or_none() or {}).get("ready") and self._serves(),
+            f"{self.name} is ready",
+            UP_S,
+        )
+
+    def _serves(self) -> bool:
+        try:
+            return self.http("GET", "/readyz").status == 200
+        except OSError:
+            return False
 
     def _status_or_none(self) -> dict[str, Any] | None:
         assert self.process is not None
