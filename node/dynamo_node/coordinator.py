@@ -115,7 +115,13 @@ class Coordinator:
         self._in_flight += 1
         self._bytes_in_flight += size
 
+        answered = False
+
         def finished(outcome: Outcome) -> None:
+            nonlocal answered
+            if answered:  # its own timer ends it too, after the store has failed it
+                return
+            answered = True
             self._in_flight -= 1
             self._bytes_in_flight -= size
             answer(outcome)
@@ -130,7 +136,7 @@ class Coordinator:
                 self._delete_what_is_read(operation, request, place)
             else:
                 self._write(operation, context, request, place, forwarded)
-        except DynamoError as error:  # the store is broken: nothing was begun
+        except DynamoError as error:  # the store is broken, or the record damaged
             finished(self.storage_trouble(error))
 
     @property

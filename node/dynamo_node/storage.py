@@ -16,6 +16,7 @@ Forbidden here: what the bytes mean.
 """
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable
@@ -36,6 +37,8 @@ from rocksdict import (
 )
 
 from dynamo_core.errors import DynamoError
+
+log = logging.getLogger(__name__)
 
 OBJECTS: Final = "objects"
 HINTS: Final = "hints"
@@ -148,7 +151,12 @@ class Store:
             self._break(error)
             return
         for (_, _, done), value in zip(wanted, future.result(), strict=True):
-            done(value)
+            try:
+                done(value)
+            except DynamoError as caught:
+                # A damaged record: whoever asked for it gives up at its deadline,
+                # and the others that were loaded with it get theirs.
+                log.error("what was read from disk can't be used: %s", caught)
 
     def scan(
         self, family: str, start: bytes, end: bytes, limit: int, bytes_max: int = 1 << 62

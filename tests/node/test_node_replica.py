@@ -32,6 +32,7 @@ class Bench:
     """A replica with its store under a hook, and its calls as coroutines."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.store = Store(path, sync=True, memory_bytes=16 << 20)
         self.db: Any = self.store._db
         self.replica = Replica(Disk(self.store, "00" * 16, fresh=True), Limits(siblings_max=3))
@@ -302,3 +303,26 @@ async def test_minting_waits_for_births_and_says_so(fresh: Bench) -> None:
     await fresh.store.durable()
     obj, _ = await fresh.mint(b"v")
     assert objects.from_bytes(obj).siblings[0].dot[0].endswith((5).to_bytes(4, "big"))
+
+
+async def test_a_damaged_record_spoils_no_other_key_that_is_loaded_with_it(
+    unread: Callable[[bytes], Awaitable[Bench]],
+) -> None:
+    bench = await unread(_blind(1, b"x"))
+    damaged = position(b"damaged") + b"damaged"
+    bench.store.put(OBJECTS, damaged, b"\xff not a record")
+    await bench.store.durable()
+    await asyncio.to_thread(bench.store._families[OBJECTS].flush)
+    await bench.store.close()
+    bench = Bench(bench.path)
+    try:
+        assert bench.store.peek(OBJECTS, damaged) is storage.UNREAD
+        told: list[bytes | None] = []
+        for _ in range(2):
+            bench.replica.read(b"damaged", position(b"damaged"), OWNERS, told.append)
+        async with asyncio.timeout(5):
+            assert await bench.read() == {b"x"}
+        assert told == [], "what it holds isn't known, so nothing is said about it"
+        assert await bench.read() == {b"x"}
+    finally:
+        await bench.store.close()
