@@ -200,6 +200,7 @@ class GetQuorum:
         "_others",
         "_owners",
         "_pending",
+        "_superseded",
         "answer",
         "below_floor",
         "fastest",
@@ -229,6 +230,7 @@ class GetQuorum:
         self._full: dict[bytes, bytes] = {}  # head -> whole object
         self._asked: set[int] = set()
         self._pending: set[int] = set()
+        self._superseded = False  # all live values heard of are, by a tombstone
         self.primary = 0
         """Owners among the nodes that replied."""
         self.ready = False
@@ -298,7 +300,7 @@ class GetQuorum:
     @property
     def got(self) -> int:
         """Replies that count towards R as far as is known."""
-        if self.primary == len(self._heads):
+        if self._superseded or self.primary == len(self._heads):
             return self.primary
         if any(h is not None and objects.has_value(h) for h in self._heads.values()):
             return len(self._heads)
@@ -338,6 +340,7 @@ class GetQuorum:
             if unread:
                 return self._fetch(unread)
             whole = self._merged(heads) if heads else None
+            self._superseded = whole is not None and not objects.has_value(whole)
             if self._may_answer(whole):
                 self.answer = whole
                 self.ready = True
