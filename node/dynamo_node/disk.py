@@ -88,19 +88,19 @@ class Disk:
         self.store.put(META, _RING_KEY, ring.to_bytes())
         await self.store.durable()
 
-    def granted(self, number: int) -> tuple[bytes, int] | None:
-        """(incarnation, lease end) last granted to node `number`."""
-        data = self._get(_GRANT_PREFIX + number.to_bytes(4, "big"))
-        if data is None or len(data) != _LEASE.size:
-            return None
-        incarnation, lease_end = _LEASE.unpack(data)
-        return incarnation, lease_end
+    def granted(self, number: int, incarnation: bytes) -> int:
+        """The highest lease end ever granted to that incarnation of node `number`, else 0."""
+        data = self._get(_grant_key(number, incarnation))
+        return 0 if data is None else int.from_bytes(data, "big")
 
     async def grant(self, number: int, incarnation: bytes, lease_end: int) -> None:
-        """Note a grant durably; only then may it be said."""
-        self.store.put(
-            META, _GRANT_PREFIX + number.to_bytes(4, "big"), _LEASE.pack(incarnation, lease_end)
-        )
+        """Note a grant durably; only then may it be said.
+
+        Each incarnation keeps its own note, also when another one follows: a volume
+        that is rolled back asks for an old one.
+        """
+        highest = max(lease_end, self.granted(number, incarnation))
+        self.store.put(META, _grant_key(number, incarnation), highest.to_bytes(4, "big"))
         await self.store.durable()
 
     def _get(self, key: bytes) -> bytes | None:
@@ -109,6 +109,10 @@ class Disk:
             found = self.store.scan(META, key, key + b"\x00", 1)
             return found[0][1] if found else None
         return value
+
+
+def _grant_key(number: int, incarnation: bytes) -> bytes:
+    return _GRANT_PREFIX + number.to_bytes(4, "big") + incarnation
 
 
 async def open_disk(config: Config) -> Disk:

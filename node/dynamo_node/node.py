@@ -63,6 +63,8 @@ class Node:
         self._started = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ring_lock = asyncio.Lock()
+        self._incarnation_lock = asyncio.Lock()
+        self._exchanging: set[int] = set()
         self._write_ids = (os.urandom(8), 0)
         disk.store.on_broken = self._store_broke
 
@@ -129,6 +131,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(link.stop() for link in self.topology.links.values()))
         minter, keys = self.replica.minter, self.replica.key_count
+        self.replica.minter = None  # no dot is issued after the marker's figures are taken
         if self.failure is not None or minter is None or keys is None:
             await self.disk.store.close()
             return
@@ -167,31 +170,38 @@ class Node:
         Raises RingConflictError when it isn't, CallerError when the ring can't be this
         node's. The ring that is held already is accepted again.
         """
-        held = self.topology.ring
-        if held is not None and ring.id == held.id:
-            return
-        if held is not None and ring.parent != held.id:
-            raise RingConflictError(
-                f"the ring names parent {ring.parent or 'none'}, but the ring held here is "
-                f"{held.id} of epoch {held.epoch}"
-            )
-        if held is not None and ring.epoch <= held.epoch:
-            # It would be ignored, and its publisher told that it is in force.
-            raise CallerError(
-                f"epoch is {ring.epoch}; it must be above {held.epoch}, that of the parent"
-            )
-        await self.learn_ring(ring)
+        self._check_cluster(ring)
+        # Two publishers may post at once: the parent is compared with what is held
+        # when this ring's turn comes, not when it arrived.
+        async with self._ring_lock:
+            held = self.topology.ring
+            if held is not None and ring.id == held.id:
+                return
+            if held is not None and ring.parent != held.id:
+                raise RingConflictError(
+                    f"the ring names parent {ring.parent or 'none'}, but the ring held here is "
+                    f"{held.id} of epoch {held.epoch}"
+                )
+            if held is not None and ring.epoch <= held.epoch:
+                # It would be ignored, and its publisher told that it is in force.
+                raise CallerError(
+                    f"epoch is {ring.epoch}; it must be above {held.epoch}, that of the parent"
+                )
+            await self._adopt(ring, persist=True)
 
     async def learn_ring(self, ring: Ring) -> None:
         """Take up a ring if it is higher than the one held (design: order)."""
+        self._check_cluster(ring)
+        async with self._ring_lock:
+            if RingName(ring.epoch, bytes.fromhex(ring.id)) > self.topology.name:
+                await self._adopt(ring, persist=True)
+
+    def _check_cluster(self, ring: Ring) -> None:
         if ring.cluster_id != self.config.cluster_id.hex():
             raise CallerError(
                 f"the ring is of cluster {ring.cluster_id}, this node of "
                 f"{self.config.cluster_id.hex()}"
             )
-        async with self._ring_lock:
-            if RingName(ring.epoch, bytes.fromhex(ring.id)) > self.topology.name:
-                await self._adopt(ring, persist=True)
 
     async def _adopt(self, ring: Ring, persist: bool) -> None:
         me = ring.member_named(self.config.name)
@@ -204,14 +214,15 @@ class Node:
             await self.disk.keep_ring(ring)
         renumbered = self.topology.number != me.number
         gone = self.topology.adopt(ring, me.number, lambda n: self._link(ring, n))
+        # Only a disk that the ring names starts complete (design: disks). Known before
+        # anything is awaited, so that nobody is told "absent" under this ring meanwhile.
+        self.coordinator.recovering = me.disk_id != self.disk.disk_id
         for link in self.topology.links.values():
             if not link.started:
                 link.start()
             elif renumbered:
                 link.reconnect()
         await asyncio.gather(*(link.stop() for link in gone))
-        # Only a disk that the ring names starts complete (design: disks).
-        self.coordinator.recovering = me.disk_id != self.disk.disk_id
         log.info(
             "ring of epoch %d, id %s: %d members, this is number %d%s",
             ring.epoch,
@@ -221,7 +232,7 @@ class Node:
             "; its disk is not the one the ring names: recovering" if self.recovering else "",
         )
         if self.replica.minter is None or renumbered:
-            self.in_background(self._take_up_incarnation(me.number))
+            self.in_background(self._take_up_incarnation())
 
     def _link(self, ring: Ring, number: int) -> Link:
         link = Link(
@@ -233,49 +244,73 @@ class Node:
         link.on_up = lambda _: self.handoff.wake()
         return link
 
-    async def _take_up_incarnation(self, number: int) -> None:
-        clean, self._clean = self._clean, None
-        if clean is not None:
-            until = min(clean.lease_end + LEASE_BIRTHS, 0xFFFFFFFF)
-            minter = Minter(number, clean.incarnation, clean.next_birth, clean.lease_end)
-            lease = Lease(number, clean.incarnation, clean.lease_end, until)
-            if until > clean.lease_end and await confirmed(self.topology.links.values(), lease):
-                self.replica.lease(minter, until, lambda: self._mint_with(minter))
-                return
-            log.info("the last incarnation was not confirmed by the peers; taking a new one")
-            self.incarnation = new_incarnation()
-            for link in self.topology.links.values():
-                link.reconnect()
-        minter = Minter(number, self.incarnation)
-        self.replica.lease(minter, 1 + LEASE_BIRTHS, lambda: self._mint_with(minter))
+    async def _take_up_incarnation(self) -> None:
+        """Get the right to mint under the number that the ring in force gives.
 
-    def _mint_with(self, minter: Minter) -> None:
+        One at a time: a ring may come while the peers are still asked about the last
+        incarnation, and births that it has used must not be counted from 1 again.
+        """
+        async with self._incarnation_lock:
+            number, held = self.topology.number, self.replica.minter
+            if held is not None and held.number == number:
+                return
+            clean, self._clean = self._clean, None
+            if clean is not None:
+                if await self._goes_on(number, clean):
+                    return
+                log.info("the last incarnation was not confirmed by the peers; taking a new one")
+            if clean is not None or held is not None:
+                self._new_incarnation(new_incarnation())
+            await self._mint_with(Minter(number, self.incarnation), 1 + LEASE_BIRTHS)
+
+    async def _goes_on(self, number: int, clean: Clean) -> bool:
+        """Go on with the incarnation that was shut down cleanly, if the peers confirm."""
+        until = min(clean.lease_end + LEASE_BIRTHS, 0xFFFFFFFF)
+        lease = Lease(number, clean.incarnation, clean.lease_end, until)
+        if until == clean.lease_end or not await confirmed(self.topology.links.values(), lease):
+            return False
+        minter = Minter(number, clean.incarnation, clean.next_birth, clean.lease_end)
+        await self._mint_with(minter, until)
+        return True
+
+    async def _mint_with(self, minter: Minter, lease_end: int) -> None:
+        leased = asyncio.Event()  # never set when the store breaks: the node ends then
+        self.replica.lease(minter, lease_end, leased.set)
+        await leased.wait()
         self.replica.minter = minter
         log.info("ready as %s, incarnation %s", self.config.name, minter.incarnation.hex())
 
     def _new_incarnation(self, incarnation: bytes) -> None:
-        log.info("all births of the incarnation are used; going on as %s", incarnation.hex())
+        log.info("going on as incarnation %s", incarnation.hex())
         self.incarnation = incarnation
         for link in self.topology.links.values():
             link.reconnect()
 
     def _ring_trouble(self, number: int, code: int) -> None:
-        """A peer's ring differs: teach it, or learn from it."""
-        self.in_background(self._exchange_rings(number, teach=code == Code.NOT_READY))
+        """A peer's ring differs: teach it, or learn from it.
+
+        Every request finds that out again, and a ring is long: one exchange at a time.
+        """
+        if number not in self._exchanging:
+            self._exchanging.add(number)
+            self.in_background(self._exchange_rings(number, teach=code == Code.NOT_READY))
 
     async def _exchange_rings(self, number: int, teach: bool) -> None:
-        link, ring = self.topology.links.get(number), self.topology.ring
-        if link is None or ring is None:
-            return
-        if teach:
-            await link.ask(Type.RING, ring.to_bytes(), RING_TIMEOUT_S)
-            return
-        kind, payload = await link.ask(Type.RING, b"", RING_TIMEOUT_S)
-        if kind == Type.RING_REPLY and payload:
-            try:
-                await self.learn_ring(Ring.from_bytes(payload))
-            except CallerError as error:
-                log.warning("the ring of %s is refused: %s", link.member.name, error)
+        try:
+            link, ring = self.topology.links.get(number), self.topology.ring
+            if link is None or ring is None:
+                return
+            if teach:
+                await link.ask(Type.RING, ring.to_bytes(), RING_TIMEOUT_S)
+                return
+            kind, payload = await link.ask(Type.RING, b"", RING_TIMEOUT_S)
+            if kind == Type.RING_REPLY and payload:
+                try:
+                    await self.learn_ring(Ring.from_bytes(payload))
+                except CallerError as error:
+                    log.warning("the ring of %s is refused: %s", link.member.name, error)
+        finally:
+            self._exchanging.discard(number)
 
     # Facts
 

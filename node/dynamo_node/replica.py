@@ -283,13 +283,14 @@ class Replica:
         if self._extending:
             return
         self._extending = True
+        held = minter
         if minter.lease_end >= BIRTHS_MAX:
             # All births of this incarnation are leased: go on under a new one.
             minter = Minter(minter.number, new_incarnation())
 
         def extended() -> None:
             self._extending = False
-            if self.minter is not minter:
+            if self.minter is held and held is not minter:
                 self.minter = minter
                 self.on_new_incarnation(minter.incarnation)
 

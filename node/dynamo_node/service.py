@@ -197,10 +197,12 @@ class Service:
 
     async def _grant(self, caller: Inbound, frame: Frame, lease: wire.Lease) -> None:
         disk = self._node.disk
-        known = disk.granted(lease.number)
         stale = (
-            known is not None and known[0] == lease.incarnation and known[1] > lease.held_until
-        ) or self.is_replaced(lease.number, lease.incarnation)
+            disk.granted(lease.number, lease.incarnation) > lease.held_until
+            or self.is_replaced(lease.number, lease.incarnation)
+            # What this node granted before may have gone with the disk it had then.
+            or self._node.recovering
+        )
         try:
             if not stale:
                 await disk.grant(lease.number, lease.incarnation, lease.wanted_until)
