@@ -19,6 +19,7 @@ from tests.node.node_processes import (
 )
 
 from dynamo_core.errors import CallerError
+from dynamo_core.placement import Candidate, first_ring
 from dynamo_node.config import load, parse
 
 
@@ -376,4 +377,39 @@ def test_schedule_19_address_of_another_cluster(
     made.wait_hints_delivered()
     made.wait_equal()
     assert dead.status()["keys"] == caller.status()["keys"]
+    assert made.unclean_lines() == []
+
+
+def test_schedule_19_a_caller_of_another_cluster(make_cluster: Callable[..., Cluster]) -> None:
+    """The other way round: its ring has an address that is now ours, and its writes stay out."""
+    made = make_cluster()
+    ours = made.nodes[0]
+    stranger = _node(made.folder, "shop-default-0", cluster={"name": "shop", "id": "12" * 16})
+    made.extra.append(stranger)
+    stranger.start()
+    members = [
+        Candidate(
+            "shop-default-0",
+            "",
+            "1",
+            "127.0.0.1",
+            stranger.http_port,
+            stranger.native_port,
+            stranger.admin_port,
+            stranger.wait_up()["disk_id"],
+        ),
+        Candidate("shop-default-1", "", "1", "127.0.0.1", 1, ours.native_port, 2, "34" * 16),
+    ]
+    ring = first_ring("12" * 16, "shop", members, 2, 16, "2026-01-01T00:00:00Z")
+    assert stranger.admin("POST", "/admin/ring", ring.to_bytes()).status == 200
+    stranger.wait_ready()
+    until(lambda: f"is of cluster {CLUSTER_ID}" in stranger.log(), "it is told why")
+    assert f"this node is of cluster {CLUSTER_ID}, not of {'12' * 16}" in ours.log()
+    refused = stranger.put(b"k", b"v", w=2)
+    assert (refused.status, refused.json["got"]) == (503, 1)
+    assert stranger.put(b"k", b"v", w=1).status == 204
+    assert stranger.status()["hints_pending"] == {"shop-default-1": 1}
+    for node in made.nodes:
+        assert node.replica(b"k")["siblings"] == []
+        assert node.status()["keys"] == 0
     assert made.unclean_lines() == []
