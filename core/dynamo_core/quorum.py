@@ -34,7 +34,8 @@ class PutQuorum:
     The order of trying for an owner that can't be reached: the next healthy
     node of the rest that has no part in this write yet (a stand-in, counted
     towards W), else the coordinator keeps the hint beside what it already has
-    (not counted again).
+    (not counted again). Where W can't be had from healthy nodes, those that only
+    seem dead are tried as well: a write succeeds while any W nodes can be reached.
     """
 
     __slots__ = (
@@ -92,7 +93,7 @@ class PutQuorum:
                 sends.append(Send(owner, NOBODY))
         for owner in missing:
             sends += self._stand_in_for(owner)
-        return sends
+        return sends + self._last_resort(len(self._pending))
 
     def acked(self, node: int, hint_for: int = NOBODY) -> bool:
         """Count one durable acknowledgement; True when this one makes W."""
@@ -112,9 +113,13 @@ class PutQuorum:
         return self.primary + self.standin == self.w
 
     def failed(self, node: int, hint_for: int = NOBODY) -> list[Send]:
-        """`node` refused, vanished or was too slow: who gets its part instead."""
+        """`node` refused or vanished: who gets its part instead."""
         if self._pending.get(node) != hint_for:
             return []
+        sends = self._without(node, hint_for)
+        return sends + self._last_resort(self.got + len(self._pending))
+
+    def _without(self, node: int, hint_for: int) -> list[Send]:
         del self._pending[node]
         owner = hint_for or node
         if owner in self._hinted or owner in self._acked or node == self.local:
@@ -135,13 +140,14 @@ class PutQuorum:
         for node, hint_for in list(self._pending.items()):
             if node != self.local:
                 sends += self._stand_in_for(hint_for or node, counted_only=True)
-        return sends
+        # The silent ones may stay silent: they aren't counted on here.
+        return sends + self._last_resort(self.got + (self.local in self._pending) + len(sends))
 
     def give_up_waiting(self) -> list[Send]:
         """The wait for stragglers is over: a hint for each owner that did not answer."""
         sends: list[Send] = []
         for node, hint_for in list(self._pending.items()):
-            sends += self.failed(node, hint_for)
+            sends += self._without(node, hint_for)
         return sends
 
     @property
@@ -169,6 +175,24 @@ class PutQuorum:
             return []
         self._hinted.add(owner)
         return [Send(self.local, owner)]
+
+    def _last_resort(self, expected: int) -> list[Send]:
+        """Sends to nodes that seem dead, where `expected` acknowledgements fall short of W.
+
+        An owner's hint is kept elsewhere by then and delivered all the same.
+        """
+        sends: list[Send] = []
+        owners = self._owners
+        silent = next((o for o in owners if o != self.local and o not in self._acked), owners[0])
+        for node in (*owners, *self._others):
+            if expected + len(sends) >= self.w:
+                break
+            if node not in self._used:
+                hint_for = NOBODY if node in owners else silent
+                self._used.add(node)
+                self._pending[node] = hint_for
+                sends.append(Send(node, hint_for))
+        return sends
 
 
 class Ask(NamedTuple):

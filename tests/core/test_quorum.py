@@ -116,7 +116,12 @@ def test_a_put_starts_with_healthy_owners_and_one_stand_in_for_each_sick_one(
     owners, others, local = list(machine._owners), list(machine._others), machine.local
     sends = machine.start()
     asked = [s.node for s in sends if s.node != local]
-    assert not sick & set(asked), "a node that looks dead is not waited for"
+    well = {s.node for s in sends} - sick
+    if sick & set(asked):
+        assert len({s.node for s in sends}) == machine.w, "no more of them than W needs"
+        assert len(well) < machine.w, "a node that looks dead is not waited for"
+        assert well >= set(owners + others) - sick - {local}, "the healthy ones come first"
+        sends = [s for s in sends if s.node not in sick]
     served = {s.hint_for or s.node for s in sends}
     assert served == set(owners), "every owner gets the write or somebody keeps it for him"
     stand_ins = [s.node for s in sends if s.hint_for and s.node != local]
@@ -167,6 +172,25 @@ def test_a_slow_owner_is_hedged_once_and_both_may_count() -> None:
     assert not put.acked(3), "late, but welcome"
     assert (put.primary, put.standin) == (3, 1)
     assert put.hedge() == [], "W is reached: nothing to hedge"
+
+
+def test_nodes_that_only_seem_dead_are_tried_where_w_needs_them() -> None:
+    put = PutQuorum(OWNERS, (4,), 1, 3, lambda node: False)
+    hints = [Send(1, 2), Send(1, 3)]
+    assert put.start() == [Send(1, NOBODY), *hints, Send(2, NOBODY), Send(3, NOBODY)]
+    assert not put.acked(1)
+    assert put.failed(2) == [Send(4, 2)], "the next one; its owner's hint is kept already"
+    assert not put.acked(3)
+    assert put.acked(4, 2)
+    assert (put.primary, put.standin, put.settled) == (2, 1, True)
+
+
+def test_a_silent_node_is_no_reason_to_spare_one_that_only_seems_dead() -> None:
+    put = PutQuorum(OWNERS, (), 1, 2, lambda node: node == 2)
+    assert put.start() == [Send(1, NOBODY), Send(2, NOBODY), Send(1, 3)]
+    assert not put.acked(1)
+    assert put.hedge() == [Send(3, NOBODY)]
+    assert put.give_up_waiting() == [Send(1, 2)], "and at the end nobody new is tried"
 
 
 def test_a_coordinator_that_is_no_owner_keeps_its_copy_as_a_hint() -> None:
