@@ -7,8 +7,11 @@ finished ignores the call.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 GRAIN_S: Final = 0.01
 
@@ -34,4 +37,7 @@ class Alarms:
 
     def _ring(self, grain: int) -> None:
         for ring in self._due.pop(grain):
-            ring()
+            try:
+                ring()
+            except Exception as error:  # the others' only timer is this one too
+                log.error("an alarm failed: %r", error, exc_info=error)

@@ -13,7 +13,14 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from dynamo_core.errors import CallerError, Corrupt
-from dynamo_core.frames import NO_DEADLINE, NO_RING, Frame, RingName, pack_frame
+from dynamo_core.frames import (
+    FRAME_BYTES_MAX,
+    NO_DEADLINE,
+    NO_RING,
+    Frame,
+    RingName,
+    pack_frame,
+)
 from dynamo_core.handshake import Caller, Identity
 from dynamo_core.ring import Member
 from dynamo_core.wire import Type
@@ -30,6 +37,8 @@ BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
 DIAL_TIMEOUT_S: Final = 2.0
 REQUESTS_MAX: Final = 100_000
+PAYLOAD_BYTES_MAX: Final = FRAME_BYTES_MAX - 1024
+"""Longest payload that is sent: a longer frame would end the connection for everybody."""
 
 
 class _Connection(FramedProtocol):
@@ -38,7 +47,8 @@ class _Connection(FramedProtocol):
     def __init__(self, link: "Link") -> None:
         super().__init__()
         self._link = link
-        self._caller = Caller(link.identity(), link.member.name, os.urandom(16))
+        self.identity = link.identity()
+        self._caller = Caller(self.identity, link.member.name, os.urandom(16))
         self.ready: asyncio.Future[bytes] = self.loop.create_future()
 
     def opened(self) -> None:
@@ -50,7 +60,8 @@ class _Connection(FramedProtocol):
                 self._say(Type.PROOF, self._caller.challenge(frame.payload))
             except CallerError as error:
                 self._fail(error)
-        elif frame.type == Type.WELCOME:
+        elif frame.type == Type.WELCOME and self._caller.incarnation and not self.ready.done():
+            # Only a CHALLENGE with the right proof has set the incarnation.
             self.peer_is_known()
             # From now on every frame is a reply.
             self.frame_received = self._link.reply_received  # type: ignore[method-assign]
@@ -134,6 +145,7 @@ class Link:
             or connection.congested
             or len(self._waiting) >= REQUESTS_MAX
             or remaining_ms <= 0
+            or len(payload) > PAYLOAD_BYTES_MAX
         ):
             # Not at once: the caller is still busy sending to the others.
             self._loop.call_soon(on_reply, LOST, b"")
@@ -238,6 +250,9 @@ class Link:
     def _connected(self, connection: _Connection, incarnation: bytes) -> None:
         if connection.transport is None:  # closed right after its welcome
             return
+        if connection.identity != self.identity():  # it changed while we dialled
+            connection.abort()
+            return
         self._connection = connection
         self._silent_since = None
         self._suspect = False
@@ -254,9 +269,12 @@ class Link:
         self._silent_since = None
         log.warning("peer %s is down", self.member.name)
         waiting, self._waiting = self._waiting, {}
-        for on_reply in waiting.values():
-            on_reply(LOST, b"")
         self._wake.set()
+        for on_reply in waiting.values():
+            try:
+                on_reply(LOST, b"")
+            except Exception as error:  # the others have to be told all the same
+                log.error("a request to %s failed: %r", self.member.name, error, exc_info=error)
 
     def reply_received(self, frame: Frame) -> None:
         """Called by the connection for every frame after the handshake."""
