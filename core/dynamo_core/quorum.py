@@ -357,6 +357,12 @@ class GetQuorum:
         stale = [n for n, h in self._heads.items() if h != head and n in self._owners]
         return (whole, stale) if stale else None
 
+    def release(self) -> None:
+        """Let go of the objects; the machine only ignores what still comes."""
+        self._full.clear()
+        self._heads.clear()
+        self.answer = None
+
     def _decide(self) -> list[Ask]:
         if len(self._heads) >= self.r:
             heads = {h for h in self._heads.values() if h is not None}

@@ -22,6 +22,7 @@ from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Code, Op, Operation
 from dynamo_node.alarms import Alarms
 from dynamo_node.config import LAST_WRITE_WINS, Config
+from dynamo_node.links import Link
 from dynamo_node.reads import GetOperation
 from dynamo_node.replica import NewWrite, Replica
 from dynamo_node.topology import Place, Topology
@@ -268,6 +269,7 @@ class _Forward:
         self._owners = owners
         self._coordinate_here = coordinate_here
         self._payload = wire.pack_operation(operation)
+        self._asked: list[tuple[Link, int]] = []
         self._answered = False
         self._waiting = 0
         self._best: Outcome | None = None
@@ -285,11 +287,15 @@ class _Forward:
             else:
                 self._last_resort()
             return
-        owner = self._owners.pop(0)
+        link = coordinator.topology.links.get(self._owners.pop(0))
+        if link is None:  # a ring without it came meanwhile
+            self._next()
+            return
         self._waiting += 1
-        coordinator.topology.links[owner].request(
+        request_id = link.request(
             wire.Type.FORWARD, self._payload, remaining_ms, self._replied, request.trace
         )
+        self._asked.append((link, request_id))
         patience = min(FORWARD_PATIENCE_S, request.remaining_s() / 2)
         self._timer = coordinator.loop.call_later(patience, self._next)
 
@@ -312,7 +318,7 @@ class _Forward:
         """No owner could: be the stand-in that coordinates, or say what was heard."""
         if self._answered:
             return
-        if self._best is not None or not self._request.remaining_ms():
+        if not self._request.remaining_ms():
             self._answer(
                 self._best
                 or Outcome(
@@ -323,12 +329,20 @@ class _Forward:
                 )
             )
             return
-        self._answered = True
+        # What an owner that had too little said isn't the end: this node may reach more.
+        self._finish()
         place = self._coordinator.topology.place(self._request.key)
         self._coordinate_here(self._request, place)
 
     def _answer(self, outcome: Outcome) -> None:
+        self._finish()
+        self._request.answer(outcome)
+
+    def _finish(self) -> None:
         self._answered = True
         if self._timer is not None:
             self._timer.cancel()
-        self._request.answer(outcome)
+        # Else an owner that never answers would count as silent for ever.
+        for link, request_id in self._asked:
+            link.forget(request_id)
+        self._asked.clear()

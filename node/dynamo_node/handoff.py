@@ -68,7 +68,9 @@ class Handoff:
         )
         if not batch:
             return False
-        link = self._topology.links[target]
+        link = self._topology.links.get(target)
+        if link is None:  # a ring without it came meanwhile
+            return False
         name = self._topology.host_name(target)
         asks = []
         for place, data in batch:

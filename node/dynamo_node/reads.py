@@ -5,20 +5,23 @@ asks the other replicas in parallel for heads, answers at R, and afterwards
 brings those up to date that replied with something older.
 """
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dynamo_core import objects, wire
-from dynamo_core.errors import Corrupt
+from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.quorum import NOBODY, Ask, GetQuorum
 from dynamo_core.versions import EMPTY, Clock
-from dynamo_node.links import Link
+from dynamo_node.links import LOST, Link
 from dynamo_node.topology import Place
 
 if TYPE_CHECKING:
     from dynamo_node.coordinator import Coordinator, Request
 
+
+log = logging.getLogger(__name__)
 
 # IntEnum members cost a look-up of two levels each time; reads are counted in microseconds.
 _READ: Final = int(wire.Type.READ)
@@ -82,7 +85,10 @@ class GetOperation:
             if node == local:
                 ask_self = True
                 continue
-            link = links[node]
+            link = links.get(node)
+            if link is None:  # a ring without it came meanwhile
+                coordinator.loop.call_soon(self._replied, node, LOST, b"")
+                continue
             request_id = link.request(
                 _READ,
                 wire.pack_read(request.key, whole),
@@ -93,20 +99,37 @@ class GetOperation:
             self._asked[node] = (link, request_id)
         if ask_self:  # last: the others work meanwhile
             coordinator.replica.read(
-                request.key, self._place.digest, self._place.owners, self._read_here
+                request.key, self._place.digest, self._place.owners, self._read_here, self._damaged
             )
 
     def _read_here(self, obj: bytes | None) -> None:
+        if self._finished:  # it had to be loaded, and that took too long
+            return
         machine = self._machine
-        if self._coordinator.recovering:
-            self._ask_all(machine.failed(machine.local))
-        elif obj is None:
-            self._ask_all(machine.replied(machine.local, None, None))
-        else:
-            self._ask_all(machine.replied(machine.local, objects.head_of(obj), obj))
+        try:
+            if self._coordinator.recovering:
+                asks = machine.failed(machine.local)
+            elif obj is None:
+                asks = machine.replied(machine.local, None, None)
+            else:
+                asks = machine.replied(machine.local, objects.head_of(obj), obj)
+        except Corrupt as error:
+            self._damaged(error)
+            return
+        self._ask_all(asks)
+        self._after_reply()
+
+    def _damaged(self, error: Corrupt) -> None:
+        """What is stored here can't be used: the others have to do."""
+        if self._finished:
+            return
+        log.error("a record of this node is damaged: %s", error)
+        self._ask_all(self._machine.failed(self._machine.local))
         self._after_reply()
 
     def _replied(self, node: int, kind: int, payload: bytes) -> None:
+        if self._finished:
+            return
         machine = self._machine
         self._asked.pop(node, None)
         try:
@@ -163,7 +186,11 @@ class GetOperation:
         token = ""
         siblings: tuple[objects.Sibling, ...] = ()
         if obj is not None:
-            held = objects.from_bytes(obj)
+            try:
+                held = objects.from_bytes(obj)
+            except Corrupt as error:
+                self._answer(coordinator.storage_trouble(error))
+                return
             show = objects.last_written if coordinator.last_write_wins else objects.shown
             siblings = show(held)
             token = coordinator.keyring.seal(
@@ -222,9 +249,15 @@ class GetOperation:
         for link, request_id in self._asked.values():
             link.forget(request_id)
         self._asked.clear()
-        found = self._machine.repairs() if self._machine.ready else None
-        if found is not None:
-            self._repair(*found)
+        machine = self._machine
+        try:
+            found = machine.repairs() if machine.ready else None
+            if found is not None:
+                self._repair(*found)
+        except DynamoError as error:
+            log.error("a read couldn't be repaired: %s", error)
+        # An alarm may hold on to this for as long as the request might have taken.
+        machine.release()
 
     def _repair(self, obj: bytes, stale: list[int]) -> None:
         coordinator, key = self._coordinator, self._request.key
@@ -232,9 +265,12 @@ class GetOperation:
         for node in stale:
             if node == self._machine.local:
                 coordinator.replica.merge(key, self._place.digest, obj, _repaired)
-            else:
-                coordinator.topology.links[node].request(
-                    wire.Type.WRITE, payload, coordinator.straggler_ms, _repair_answered
+            elif link := coordinator.topology.links.get(node):
+                patience_ms = coordinator.straggler_ms
+                request_id = link.request(wire.Type.WRITE, payload, patience_ms, _repair_answered)
+                # Else a peer that never answers counts as silent for ever.
+                coordinator.alarms.at(
+                    coordinator.loop.time() + patience_ms / 1000, partial(link.forget, request_id)
                 )
 
 

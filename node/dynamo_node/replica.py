@@ -73,24 +73,51 @@ class Replica:
 
     # Reading
 
-    def read(self, key: bytes, digest: bytes, owners: tuple[int, ...], done: WithValue) -> None:
-        """The encoded object this node can show of `key`: its own and its hints, merged."""
+    def read(
+        self,
+        key: bytes,
+        digest: bytes,
+        owners: tuple[int, ...],
+        done: WithValue,
+        damaged: Callable[[Corrupt], None],
+    ) -> None:
+        """The encoded object this node can show of `key`: its own and its hints, merged.
+
+        Or `damaged`, when what is stored can't be read.
+        """
         skey = digest + key
         if not self.hints:
-            self._with(OBJECTS, skey, lambda r: done(None if r is None else records.object_of(r)))
+
+            def found(record: bytes | None) -> None:
+                try:
+                    obj = None if record is None else records.object_of(record)
+                except Corrupt as error:
+                    damaged(error)
+                    return
+                done(obj)
+
+            self._with(OBJECTS, skey, found)
             return
         places = [(OBJECTS, skey)]
         places += [(HINTS, records.hint_key(o, digest, key)) for o in owners if o in self.hints]
         left = len(places)
         whole: bytes | None = None
+        trouble: Corrupt | None = None
 
         def got(record: bytes | None) -> None:
-            nonlocal left, whole
+            nonlocal left, whole, trouble
             left -= 1
             if record is not None:
-                whole = objects.merge_bytes(whole, records.object_of(record))
-            if not left:
+                try:
+                    whole = objects.merge_bytes(whole, records.object_of(record))
+                except Corrupt as error:
+                    trouble = error
+            if left:
+                return
+            if trouble is None:
                 done(whole)
+            else:
+                damaged(trouble)
 
         for family, place in places:
             self._with(family, place, got)
@@ -98,7 +125,7 @@ class Replica:
     async def read_async(self, key: bytes, digest: bytes, owners: tuple[int, ...]) -> bytes | None:
         """`read` as a coroutine."""
         future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self.read(key, digest, owners, future.set_result)
+        self.read(key, digest, owners, future.set_result, future.set_exception)
         return await future
 
     # Writing

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dynamo_core import objects, wire
 from dynamo_core.errors import CallerError, Corrupt, DynamoError
-from dynamo_core.frames import Frame, RingName
+from dynamo_core.frames import NO_RING, Frame, RingName
 from dynamo_core.handshake import Hello, Identity
 from dynamo_core.ring import Ring
 from dynamo_core.wire import Code, Found, Type
@@ -91,7 +91,7 @@ class Service:
     def _ring_differs(self, caller: Inbound, frame: Frame) -> bool:
         """Whether sender and receiver hold different rings; the sender mends that."""
         mine = self._node.topology.name
-        if (frame.epoch, frame.ring_id) == mine:
+        if (frame.epoch, frame.ring_id) == mine and mine != NO_RING:
             return False
         behind = mine < (frame.epoch, frame.ring_id)
         code = Code.NOT_READY if behind else Code.STALE_RING
@@ -114,10 +114,17 @@ class Service:
             elif whole:
                 reply = wire.pack_read_reply(Found.WHOLE, 0, obj)
             else:
-                reply = wire.pack_read_reply(Found.HEAD, 0, objects.head_of(obj))
+                try:
+                    reply = wire.pack_read_reply(Found.HEAD, 0, objects.head_of(obj))
+                except Corrupt as error:
+                    damaged(error)
+                    return
             caller.reply(request_id, Type.READ_REPLY, reply)
 
-        node.replica.read(key, place.digest, place.owners, read)
+        def damaged(error: Corrupt) -> None:
+            self._error(caller, frame, Code.STORAGE, f"the record here is damaged: {error}")
+
+        node.replica.read(key, place.digest, place.owners, read, damaged)
 
     def _write(self, caller: Inbound, frame: Frame) -> None:
         if self._ring_differs(caller, frame):

@@ -13,7 +13,7 @@ from dynamo_core.errors import DynamoError
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.quorum import NOBODY, PutQuorum, Send
 from dynamo_core.versions import Clock
-from dynamo_node.links import Link
+from dynamo_node.links import LOST, Link
 from dynamo_node.replica import NewWrite, RefusedError
 from dynamo_node.topology import Place
 
@@ -64,9 +64,14 @@ class PutOperation:
         self._sends: list[Send] = []
 
     def start(self) -> None:
+        coordinator, request = self._coordinator, self._request
         self._sends = self._machine.start()
         local = self._sends.pop(0)
-        self._coordinator.replica.mint(
+        # Before minting: a slow disk may take longer than the request has.
+        coordinator.alarms.at(
+            min(coordinator.loop.time() + coordinator.hedge_s, request.deadline), self._time_passed
+        )
+        coordinator.replica.mint(
             self._request.key,
             self._place.digest,
             local.hint_for,
@@ -84,16 +89,17 @@ class PutOperation:
             key, context.to_bytes(), 0, coordinator.topology.number
         )
         self._send_all(self._sends)
-        request = self._request
-        coordinator.alarms.at(
-            min(request.began + coordinator.hedge_s, request.deadline), self._time_passed
-        )
+        if self._answered:  # too late for its author, but it is written now
+            coordinator.alarms.at(
+                coordinator.loop.time() + coordinator.straggler_ms / 1000, self._time_passed
+            )
 
     def _refused(self, error: DynamoError) -> None:
         if isinstance(error, RefusedError):
             self._answer(Outcome(error.kind, detail=str(error)))
         else:
             self._answer(self._coordinator.storage_trouble(error))
+        self._finish()
 
     def _local_done(self, hint_for: int, error: BaseException | None) -> None:
         machine = self._machine
@@ -115,7 +121,10 @@ class PutOperation:
             payload = self._payload
             if hint_for:
                 payload = wire.pack_write(request.key, self._obj, hint_for, 0, False)
-            link = coordinator.topology.links[node]
+            link = coordinator.topology.links.get(node)
+            if link is None:  # a ring without it came meanwhile
+                coordinator.loop.call_soon(self._replied, node, hint_for, LOST, b"")
+                continue
             # A straggler is awaited beyond the client's deadline.
             remaining_ms = max(request.remaining_ms(), coordinator.straggler_ms)
             request_id = link.request(
@@ -128,6 +137,8 @@ class PutOperation:
             self._asked[node] = (link, request_id)
 
     def _replied(self, node: int, hint_for: int, kind: int, payload: bytes) -> None:
+        if self._finished:
+            return
         machine = self._machine
         self._asked.pop(node, None)
         if kind == _WRITTEN:
@@ -149,7 +160,13 @@ class PutOperation:
             return
         machine, request, coordinator = self._machine, self._request, self._coordinator
         straggling_ends = coordinator.loop.time() + coordinator.straggler_ms / 1000
-        if self._waits_for_stragglers or (not self._answered and request.remaining_ms() <= 0):
+        if not self._obj:  # the record is still being loaded: nothing could be sent yet
+            if request.remaining_ms() <= 0:
+                self._fail()
+            else:
+                again = coordinator.loop.time() + coordinator.hedge_s
+                coordinator.alarms.at(min(again, request.deadline), self._time_passed)
+        elif self._waits_for_stragglers or (not self._answered and request.remaining_ms() <= 0):
             if not self._answered:
                 self._fail()
             self._send_all(machine.give_up_waiting())
@@ -216,6 +233,8 @@ class PutOperation:
         for link, request_id in self._asked.values():
             link.forget(request_id)
         self._asked.clear()
+        # An alarm may hold on to this for as long as the request might have taken.
+        self._obj = self._payload = b""
 
 
 def _hint_kept(error: BaseException | None) -> None:
