@@ -152,7 +152,11 @@ class Node:
 
     async def _count_keys(self) -> None:
         counted_from = self.replica.keys_since_count
-        count = await self.disk.store.count(OBJECTS)
+        try:
+            count = await self.disk.store.count(OBJECTS)
+        except StorageError as error:
+            log.error("the keys can't be counted: %s", error)
+            return
         self.replica.keys = count - counted_from
 
     def _store_broke(self, error: StorageError) -> None:

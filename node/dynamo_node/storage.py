@@ -19,6 +19,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,7 @@ from rocksdict import (
     DBCompressionType,
     Options,
     Rdict,
+    RdictIter,
     ReadOptions,
     WriteBatch,
     WriteOptions,
@@ -49,6 +51,8 @@ STALL_RETRY_S: Final = 0.005
 GATHER_S: Final = 0.001
 """Shortest time between two fsyncs' beginnings: under load more writes share each."""
 LOADERS: Final = 2
+COUNT_BITE: Final = 500
+"""Keys counted before others get the interpreter's lock."""
 LOG_FILES_KEPT: Final = 3
 
 Done: TypeAlias = Callable[[BaseException | None], None]
@@ -161,7 +165,11 @@ class Store:
     def scan(
         self, family: str, start: bytes, end: bytes, limit: int, bytes_max: int = 1 << 62
     ) -> list[tuple[bytes, bytes]]:
-        """Blocking: up to `limit` pairs with start <= key < end; call it in a thread."""
+        """Blocking: up to `limit` pairs with start <= key < end; call it in a thread.
+
+        Raises StorageError for what can't be read: an end that is none would pass
+        for the end of the keys.
+        """
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
         pairs: list[tuple[bytes, bytes]] = []
@@ -173,6 +181,7 @@ class Store:
             pairs.append((key, value))
             size += len(value)
             iterator.next()
+        _check(iterator, family)
         return pairs
 
     async def scan_async(
@@ -184,12 +193,24 @@ class Store:
         )
 
     async def count(self, family: str) -> int:
-        """Exact number of keys now, counted in a thread from a snapshot."""
+        """Exact number of keys now, counted in a thread from a snapshot; or StorageError."""
         snapshot = self._families[family].snapshot()
-        return await self._loop.run_in_executor(
-            self._loaders,
-            lambda: sum(1 for _ in snapshot.keys()),  # noqa: SIM118
-        )
+
+        def counted() -> int:
+            iterator = snapshot.iter()
+            iterator.seek_to_first()
+            keys = 0
+            while iterator.valid():
+                keys += 1
+                iterator.next()
+                if keys % COUNT_BITE == 0:
+                    time.sleep(0)  # the loop waits for the interpreter's lock
+                    if self._closed:
+                        raise StorageError(f"the store was closed before {family} were counted")
+            _check(iterator, family)
+            return keys
+
+        return await self._loop.run_in_executor(self._loaders, counted)
 
     # Writing
 
@@ -361,6 +382,14 @@ class Store:
         except Exception as error:
             if self._broken is None:  # else it is known already, and told
                 raise StorageError(f"the store can't be closed: {error}") from error
+
+
+def _check(iterator: RdictIter, family: str) -> None:
+    """An iterator ends at the first damaged block as it does at the last key."""
+    try:
+        iterator.status()
+    except Exception as error:
+        raise StorageError(f"a part of {family} can't be read: {error}") from error
 
 
 def prefix_end(prefix: bytes) -> bytes:
