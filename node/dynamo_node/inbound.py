@@ -20,7 +20,9 @@ from dynamo_node.framing import FramedProtocol
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
-CONNECTIONS_MAX: Final = 4096
+CLIENTS_MAX: Final = 4096
+CONNECTIONS_MAX: Final = CLIENTS_MAX + 2048
+"""Of all roles: clients, who prove nothing, can't take what nodes need to reach each other."""
 
 
 class Dispatch(Protocol):
@@ -117,8 +119,12 @@ class Inbound(FramedProtocol):
 
     def _greet(self, frame: Frame) -> None:
         assert self._acceptor is not None
-        self.reply(0, Type.CHALLENGE, self._acceptor.hello(frame.payload))
-        if self._acceptor.caller.role == ROLE_CLIENT:
+        challenge = self._acceptor.hello(frame.payload)
+        for_client = self._acceptor.caller.role == ROLE_CLIENT
+        if for_client and sum(c.is_client for c in self._connections) >= CLIENTS_MAX:
+            raise CallerError(f"{CLIENTS_MAX} clients are connected here; try another node")
+        self.reply(0, Type.CHALLENGE, challenge)
+        if for_client:
             self._welcome(self._acceptor.caller)
 
     def _admit(self, frame: Frame) -> None:

@@ -1,0 +1,74 @@
+"""Inbound: clients can't take the connections that nodes need to reach each other."""
+
+from typing import Any, cast
+
+import pytest
+
+from dynamo_core.contexts import Keyring
+from dynamo_core.frames import NO_DEADLINE, NO_RING, FrameReader, pack_frame
+from dynamo_core.handshake import Caller, ClientCaller, Identity
+from dynamo_core.wire import Type
+from dynamo_node import inbound
+from dynamo_node.inbound import Inbound
+
+pytestmark = pytest.mark.timeout(20)
+
+KEYRING = Keyring(1, {1: b"k" * 32})
+ME = Identity(b"c" * 16, "me", 1, b"incarn-1", KEYRING)
+PEER = Identity(b"c" * 16, "peer", 2, b"incarn-2", KEYRING)
+
+
+class _Service:
+    def identity(self) -> Identity:
+        return ME
+
+    def ring_name(self) -> Any:
+        return NO_RING
+
+    def is_replaced(self, number: int, incarnation: bytes) -> bool:
+        return False
+
+    def peer_called(self, hello: object) -> None:
+        pass
+
+
+class _Transport:
+    def __init__(self) -> None:
+        self.reader = FrameReader()
+        self.said: list[int] = []
+
+    def write(self, data: bytes) -> None:
+        self.said += [frame.type for frame in self.reader.feed(data)]
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    abort = close
+
+
+def _greeted(connections: set[Inbound], hello: bytes) -> list[int]:
+    """The types of the frames that answer a HELLO on a new connection."""
+    connection = Inbound(cast(Any, _Service()), connections)
+    transport = _Transport()
+    connection.connection_made(cast(Any, transport))
+    connection.data_received(pack_frame(Type.HELLO, 0, NO_DEADLINE, NO_RING, hello))
+    connection._flush()
+    return transport.said
+
+
+async def test_a_node_is_welcome_where_clients_fill_their_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbound, "CLIENTS_MAX", 3)
+    connections: set[Inbound] = set()
+    client = ClientCaller("client", "me", b"n" * 16).hello()
+    said = [_greeted(connections, client) for _ in range(4)]
+    assert said == [[Type.CHALLENGE, Type.WELCOME]] * 3 + [[Type.REFUSED]]
+    assert _greeted(connections, Caller(PEER, "me", b"n" * 16).hello()) == [Type.CHALLENGE]
+    assert inbound.CONNECTIONS_MAX > 4096, "and there is room for nodes beside all clients"
