@@ -38,7 +38,8 @@ class Timing:
     replica may be silent before another is asked as well, several times a slow
     fsync. straggler_ms: how long after the answer a missing replica is awaited
     before it gets a hint. suspect_ms: unanswered traffic after which a peer is
-    no longer tried first. ping_ms: how often an idle peer is asked for a sign
+    no longer tried first. body_ms: how long a client may take to send a value;
+    who trickles would hold memory for ever. ping_ms: how often an idle peer is asked for a sign
     of life. drain_ms: how long a stopping node still accepts, so that load
     balancers notice (design: start and stop).
     """
@@ -47,6 +48,7 @@ class Timing:
     hedge_ms: int = 150
     straggler_ms: int = 1000
     suspect_ms: int = 800
+    body_ms: int = 30_000
     ping_ms: int = 1000
     drain_ms: int = 5000
 
@@ -129,6 +131,7 @@ def parse(raw: object) -> Config:
             timing.integer("hedge_ms", 1, 60_000, 150),
             timing.integer("straggler_ms", 1, 60_000, 1000),
             timing.integer("suspect_ms", 10, 60_000, 800),
+            timing.integer("body_ms", 10, 600_000, 30_000),
             timing.integer("ping_ms", 10, 60_000, 1000),
             timing.integer("drain_ms", 0, 600_000, 5000),
         ),

@@ -93,7 +93,7 @@ def guarded(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Callable[.
             return await handler(*arguments)
         except ProblemError as problem:
             response = problems.response(problem)
-            if problem.status == 413:
+            if problem.status in (408, 413):
                 response.force_close()  # the rest of the body isn't read
             return response
         except (asyncio.CancelledError, ConnectionError):

@@ -32,6 +32,7 @@ class Dispatch(Protocol):
     def ring_name(self) -> RingName: ...
     def is_replaced(self, number: int, incarnation: bytes) -> bool: ...
     def peer_called(self, hello: Hello) -> None: ...
+    def client_frame_bytes_max(self) -> int: ...
     def handle(self, caller: "Inbound", frame: Frame) -> None: ...
 
 
@@ -134,6 +135,9 @@ class Inbound(FramedProtocol):
     def _welcome(self, hello: Hello) -> None:
         self.hello = hello
         self.peer_is_known()
+        if hello.role == ROLE_CLIENT:
+            # Anybody may be a client: it may not make this node hold more than a write.
+            self.reader.frame_bytes_max = self._service.client_frame_bytes_max()
         if self._timer is not None:
             self._timer.cancel()
         self.reply(0, Type.WELCOME, b"")

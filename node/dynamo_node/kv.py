@@ -15,7 +15,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from multidict import istr
 
 from dynamo_core.objects import Sibling
@@ -64,6 +64,7 @@ class KeyValue:
         self._loop = asyncio.get_running_loop()
         self._value_bytes_max = node.config.limits.value_bytes_max
         self._timeout_ms = node.config.timing.timeout_ms
+        self._body_s = node.config.timing.body_ms / 1000
 
     async def handle(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         """Answer a request whose raw path starts with `/kv/`; raises ProblemError."""
@@ -150,14 +151,18 @@ class KeyValue:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         content = request.content
-        body = bytearray()
-        while True:
-            chunk = await content.readany()
-            if not chunk:
-                return bytes(body)
-            body += chunk
-            if len(body) > limit:
-                raise too_large(f"the value has more than {limit} bytes, which is the limit")
+        if content.is_eof():  # small ones come with their head
+            return await _all_of(content, limit)
+        try:
+            async with asyncio.timeout(self._body_s):
+                return await _all_of(content, limit)
+        except TimeoutError as error:
+            raise ProblemError(
+                408,
+                "too-slow",
+                "The body came too slowly",
+                f"the body was not whole within {self._body_s:g} s; nothing was written",
+            ) from error
 
     def _read(self, outcome: Outcome, accept: str) -> web.StreamResponse:
         headers = {ACKS_HEADER: f"primary={outcome.primary}, standin={outcome.standin}"}
@@ -186,6 +191,15 @@ class KeyValue:
         boundary = os.urandom(16).hex()
         headers["Content-Type"] = f'multipart/mixed; boundary="{boundary}"'
         return Rendered(300, headers, _multipart(siblings, boundary))
+
+
+async def _all_of(content: StreamReader, limit: int) -> bytes:
+    body = bytearray()
+    while chunk := await content.readany():
+        body += chunk
+        if len(body) > limit:
+            raise too_large(f"the value has more than {limit} bytes, which is the limit")
+    return bytes(body)
 
 
 def _key(text: str) -> bytes:

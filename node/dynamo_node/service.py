@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLIENT_FRAME_ROOM: Final = 1 << 20
 REMAINING_MS_MAX: Final = 60_000
 """The longest that a request is worked on, whatever its caller says."""
 
@@ -70,6 +71,10 @@ class Service:
         link = self._node.topology.links.get(hello.number)
         if link is not None:
             link.dial_now()
+
+    def client_frame_bytes_max(self) -> int:
+        """Room for the largest value that is taken, its key and a long context."""
+        return self._node.config.limits.value_bytes_max + CLIENT_FRAME_ROOM
 
     def handle(self, caller: Inbound, frame: Frame) -> None:
         if frame.remaining_ms == 0:
