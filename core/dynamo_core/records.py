@@ -2,10 +2,12 @@
 
 Owns the local header that is never replicated, transferred or restored: the
 mark (the last dot that this node minted into this very record) and, for a
-hint, the reap round of its data. The object's bytes follow unchanged, so that
+hint, its stamp: the reap round of its data and the ring under which it was
+taken. The object's bytes follow unchanged, so that
 they can be sent without decoding them.
 
-Form: u8 flags | 24 bytes mark, if flag 1 | u64 reap round, if flag 2 | object.
+Form: u8 flags | 24 bytes mark, if flag 1 | u64 reap round, u64 ring epoch and
+16 bytes ring id, if flag 2 | object.
 """
 
 from struct import Struct
@@ -15,49 +17,57 @@ from dynamo_core.errors import Corrupt
 from dynamo_core.versions import DOT_BYTES, Dot, dot_from_bytes, dot_to_bytes
 
 _FLAG_MARK: Final = 1
-_FLAG_ROUND: Final = 2
-_ROUND: Final = Struct(">Q")
+_FLAG_STAMP: Final = 2
+_STAMP: Final = Struct(">QQ16s")
 DIGEST_BYTES: Final = 16
 
 
+class Stamp(NamedTuple):
+    """Which reap round a hint's data is of, and the name of the ring it was kept under."""
+
+    reap_round: int
+    epoch: int
+    ring_id: bytes
+
+
 class Record(NamedTuple):
-    """An encoded object with its local header; `reap_round` is None outside hints."""
+    """An encoded object with its local header; `stamp` is None outside hints."""
 
     obj: bytes
     mark: Dot | None
-    reap_round: int | None = None
+    stamp: Stamp | None = None
 
 
 def to_bytes(record: Record) -> bytes:
-    obj, mark, reap_round = record
-    if mark is None and reap_round is None:
+    obj, mark, stamp = record
+    if mark is None and stamp is None:
         return b"\x00" + obj
     flags, parts = 0, b""
     if mark is not None:
         flags |= _FLAG_MARK
         parts += dot_to_bytes(mark)
-    if reap_round is not None:
-        flags |= _FLAG_ROUND
-        parts += _ROUND.pack(reap_round)
+    if stamp is not None:
+        flags |= _FLAG_STAMP
+        parts += _STAMP.pack(*stamp)
     return bytes((flags,)) + parts + obj
 
 
 def from_bytes(data: bytes) -> Record:
     """Decode; raises Corrupt for anything that this version didn't write."""
-    if not data or data[0] & ~(_FLAG_MARK | _FLAG_ROUND):
+    if not data or data[0] & ~(_FLAG_MARK | _FLAG_STAMP):
         raise Corrupt("a record's header is not one that this version writes")
     flags, at = data[0], 1
     mark: Dot | None = None
-    reap_round: int | None = None
+    stamp: Stamp | None = None
     if flags & _FLAG_MARK:
         mark = dot_from_bytes(data, at)
         at += DOT_BYTES
-    if flags & _FLAG_ROUND:
-        if len(data) < at + _ROUND.size:
-            raise Corrupt("a hint's record ends before its reap round")
-        reap_round = _ROUND.unpack_from(data, at)[0]
-        at += _ROUND.size
-    return Record(data[at:], mark, reap_round)
+    if flags & _FLAG_STAMP:
+        if len(data) < at + _STAMP.size:
+            raise Corrupt("a hint's record ends before its stamp")
+        stamp = Stamp(*_STAMP.unpack_from(data, at))
+        at += _STAMP.size
+    return Record(data[at:], mark, stamp)
 
 
 def object_of(data: bytes) -> bytes:

@@ -8,13 +8,14 @@ tried again for ever; nothing but an acknowledgement removes a hint.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from dynamo_core import records, wire
-from dynamo_core.errors import DynamoError
+from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.quorum import NOBODY
 from dynamo_core.records import DIGEST_BYTES
+from dynamo_node.links import Link
 from dynamo_node.replica import Replica
 from dynamo_node.storage import HINTS, Store, prefix_end
 from dynamo_node.topology import Topology
@@ -28,66 +29,72 @@ RETRY_S: Final = 0.5
 
 
 class Handoff:
-    """One task for all targets; each round takes one batch per healthy target."""
+    """One task for each target that can be reached, so that none waits for another."""
 
     def __init__(self, store: Store, replica: Replica, topology: Topology) -> None:
         self._store = store
         self._replica = replica
         self._topology = topology
         self._wake = asyncio.Event()
+        self._delivering: set[int] = set()
         self.delivered = 0
-        self.is_busy: Callable[[], bool] = lambda: False
 
     def wake(self) -> None:
         """A target may be reachable again."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Deliver for ever; cancelled at shutdown."""
-        while True:
-            progress = False
-            for target in list(self._replica.hints):
-                link = self._topology.links.get(target)
-                if link is not None and link.healthy:
-                    try:
-                        progress |= await self._deliver_batch(target)
-                    except DynamoError as error:
-                        log.warning("hints for %s: %s", self._topology.host_name(target), error)
-            if not progress:
+        """Deliver for ever; cancelled at shutdown, and every delivery with it."""
+        async with asyncio.TaskGroup() as deliveries:
+            while True:
+                for target in list(self._replica.hints):
+                    link = self._topology.links.get(target)
+                    if target not in self._delivering and link is not None and link.healthy:
+                        self._delivering.add(target)
+                        deliveries.create_task(self._deliver(target))
                 self._wake.clear()
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), RETRY_S)
-                except TimeoutError:
-                    continue
 
-    async def _deliver_batch(self, target: int) -> bool:
-        """True when at least one hint was delivered."""
+    async def _deliver(self, target: int) -> None:
+        """One pass over the target's hints; what fails waits for the next pass."""
         prefix = target.to_bytes(4, "big")
-        batch = await self._store.scan_async(
-            HINTS, prefix, prefix_end(prefix), BATCH_HINTS, BATCH_BYTES
-        )
-        if not batch:
-            return False
-        link = self._topology.links.get(target)
-        if link is None:  # a ring without it came meanwhile
-            return False
+        start, end = prefix, prefix_end(prefix)
         name = self._topology.host_name(target)
-        asks = []
+        try:
+            while (link := self._topology.links.get(target)) is not None and link.healthy:
+                batch = await self._store.scan_async(HINTS, start, end, BATCH_HINTS, BATCH_BYTES)
+                if not batch:
+                    break
+                start = batch[-1][0] + b"\x00"
+                await self._deliver_batch(link, target, batch)
+            if target not in self._replica.hints:
+                log.info("all hints for %s are delivered", name)
+        except DynamoError as error:
+            log.warning("hints for %s: %s", name, error)
+        finally:
+            self._delivering.discard(target)
+
+    async def _deliver_batch(
+        self, link: Link, target: int, batch: list[tuple[bytes, bytes]]
+    ) -> None:
+        sent, asks = [], []
         for place, data in batch:
-            record = records.from_bytes(data)
+            try:
+                record = records.from_bytes(data)
+            except Corrupt as error:  # it stays, and stops no other
+                log.error("a hint for %s is damaged: %s", link.member.name, error)
+                continue
+            reap_round = record.stamp.reap_round if record.stamp else 0
             key = place[4 + DIGEST_BYTES :]
-            payload = wire.pack_write(key, record.obj, NOBODY, record.reap_round or 0, True)
+            payload = wire.pack_write(key, record.obj, NOBODY, reap_round, True)
+            sent.append((place, data))
             asks.append(link.ask(wire.Type.WRITE, payload, ACK_TIMEOUT_S))
         answers = await asyncio.gather(*asks)
-        delivered = 0
-        for (place, data), (kind, _) in zip(batch, answers, strict=True):
+        for (place, data), (kind, _) in zip(sent, answers, strict=True):
             if kind == wire.Type.WRITTEN:
                 self._replica.forget_hint(place, target, data)
-                delivered += 1
-        self.delivered += delivered
-        if target not in self._replica.hints:
-            log.info("all hints for %s are delivered", name)
-        return delivered > 0
+                self.delivered += 1
 
 
 async def count_hints(store: Store) -> dict[int, int]:

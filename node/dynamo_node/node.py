@@ -49,6 +49,7 @@ class Node:
         self.topology = Topology()
         self.replica = Replica(disk, config.limits)
         self.replica.on_new_incarnation = self._new_incarnation
+        self.replica.ring_name = lambda: self.topology.name
         self.coordinator = Coordinator(config, self.topology, self.replica)
         self.coordinator.on_stale_ring = self._ring_trouble
         self.handoff = Handoff(disk.store, self.replica, self.topology)
@@ -207,6 +208,24 @@ class Node:
                 f"{self.config.cluster_id.hex()}"
             )
 
+    def _check_fixed(self, ring: Ring) -> None:
+        """Raise CallerError for a ring that changes what is fixed, or can't serve r and w."""
+        held, config = self.topology.ring, self.config
+        if held is not None and held.partitions != ring.partitions:
+            raise CallerError(
+                f"partitions is {ring.partitions}; it is fixed for life at {held.partitions}"
+            )
+        if held is not None and held.replication != ring.replication:
+            raise CallerError(
+                f"replication is {ring.replication}; it is fixed for life at {held.replication}"
+            )
+        for name, value in (("r", config.r), ("w", config.w)):
+            if value > ring.replication:
+                raise CallerError(
+                    f"the ring's replication is {ring.replication}, but this node's quorum.{name} "
+                    f"is {value}; it must be within 1..{ring.replication}"
+                )
+
     async def _adopt(self, ring: Ring, persist: bool) -> None:
         me = ring.member_named(self.config.name)
         if me is None:
@@ -214,6 +233,7 @@ class Node:
             raise CallerError(
                 f"the ring of epoch {ring.epoch} has no member {self.config.name!r} ({names})"
             )
+        self._check_fixed(ring)
         if persist:
             await self.disk.keep_ring(ring)
         renumbered = self.topology.number != me.number

@@ -16,9 +16,10 @@ from typing import Final, TypeAlias
 from dynamo_core import objects, records
 from dynamo_core.actors import BIRTHS_MAX, LeaseExhausted, Minter
 from dynamo_core.errors import Corrupt, DynamoError
+from dynamo_core.frames import NO_RING, RingName
 from dynamo_core.objects import Object, Sibling
 from dynamo_core.outcomes import Kind
-from dynamo_core.records import Record
+from dynamo_core.records import Record, Stamp
 from dynamo_core.versions import Clock, Dot
 from dynamo_node.config import Limits
 from dynamo_node.disk import Disk, new_incarnation
@@ -64,6 +65,8 @@ class Replica:
         self._loading: dict[tuple[str, bytes], list[WithValue]] = {}
         self._extending = False
         self.minter: Minter | None = None
+        self.ring_name: Callable[[], RingName] = lambda: NO_RING
+        """The ring in force, which stamps hints."""
         self.on_new_incarnation: Callable[[bytes], None] = lambda incarnation: None
         self.keys: int | None = None
         """Keys with a record here (tombstones too); None until they are counted."""
@@ -169,10 +172,11 @@ class Replica:
             except Corrupt as error:
                 done(error)
                 return
+            stamp = Stamp(reap_round, *self.ring_name())
             if held is None:
-                self._put_hint(place, target, Record(result, None, reap_round), new=True)
+                self._put_hint(place, target, Record(result, None, stamp), new=True)
             elif result is not held.obj:
-                lowest = min(reap_round, held.reap_round or 0)
+                lowest = min(stamp, held.stamp or stamp)
                 self._put_hint(place, target, Record(result, held.mark, lowest), new=False)
             self._store.commit(done, sync)
 
@@ -208,7 +212,10 @@ class Replica:
                 refused(error)
                 return
             if hint_for:
-                self._put_hint(place, hint_for, Record(obj, dot, 0), new=data is None)
+                stamp = Stamp(0, *self.ring_name())
+                if data is not None:
+                    stamp = min(stamp, records.from_bytes(data).stamp or stamp)
+                self._put_hint(place, hint_for, Record(obj, dot, stamp), new=data is None)
             else:
                 self._put_object(place, Record(obj, dot), new=data is None)
             minted(obj, context.with_dot(dot))

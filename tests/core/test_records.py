@@ -8,14 +8,20 @@ from hypothesis import strategies as st
 
 from dynamo_core import records
 from dynamo_core.errors import Corrupt
-from dynamo_core.records import Record
+from dynamo_core.records import Record, Stamp
 
 DOTS = st.tuples(st.binary(min_size=16, max_size=16), st.integers(1, 2**64 - 1))
 RECORDS = st.builds(
     Record,
     st.binary(max_size=60),
     st.none() | DOTS,
-    st.none() | st.integers(0, 2**64 - 1),
+    st.none()
+    | st.builds(
+        Stamp,
+        st.integers(0, 2**64 - 1),
+        st.integers(0, 2**64 - 1),
+        st.binary(min_size=16, max_size=16),
+    ),
 )
 
 
@@ -32,7 +38,7 @@ def test_random_bytes_are_corrupt_or_a_record(data: bytes) -> None:
         assert records.to_bytes(records.from_bytes(data)) == data
 
 
-@given(RECORDS.filter(lambda r: r.mark is not None or r.reap_round is not None), st.data())
+@given(RECORDS.filter(lambda r: r.mark is not None or r.stamp is not None), st.data())
 def test_a_header_that_ends_early_is_corrupt(record: Record, data: st.DataObject) -> None:
     packed = records.to_bytes(record)
     header = len(packed) - len(record.obj)

@@ -24,6 +24,8 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     def make(nodes: int = 3, replication: int = 3, **settings: Any) -> Cluster:
         folder = tmp_path / f"cluster{len(made)}"
         folder.mkdir()
+        quorum = min(2, replication)  # a ring that r or w can't be served with is refused
+        settings.setdefault("quorum", {"r": quorum, "w": quorum})
         found = Cluster(folder, nodes, **settings)
         made.append(found)
         _OPEN.append(found)

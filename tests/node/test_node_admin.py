@@ -111,6 +111,39 @@ def test_a_child_that_is_not_younger_is_refused_not_ignored(
     assert node.status()["ring"] == {"epoch": 2, "id": second.id}
 
 
+def test_a_ring_that_cannot_be_served_or_changes_what_is_fixed_is_refused(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    made = make_cluster(nodes=1, replication=1)
+    node, first = made.nodes[0], made.ring
+    assert first is not None
+    row = first.owners[0]
+    wider = replace(
+        first, epoch=2, parent=first.id, partitions=32, owners=(row,) * 32, slots=((row,),) * 32
+    )
+    reply = node.admin("POST", "/admin/ring", wider.to_bytes())
+    assert "fixed for life at 16" in reply.problem(400, "bad-request")
+    more = replace(first, epoch=2, parent=first.id, replication=3)
+    reply = node.admin("POST", "/admin/ring", more.to_bytes())
+    assert "fixed for life at 1" in reply.problem(400, "bad-request")
+
+    folder = made.folder / "greedy"
+    folder.mkdir()
+    greedy = Cluster(folder, 1, quorum={"r": 1, "w": 2})
+    made.extra += greedy.nodes
+    lone = greedy.nodes[0]
+    lone.start()
+    member = replace(
+        first.members[0],
+        disk_id=lone.wait_up()["disk_id"],
+        http_port=lone.http_port,
+        native_port=lone.native_port,
+        admin_port=lone.admin_port,
+    )
+    reply = lone.admin("POST", "/admin/ring", replace(first, members=(member,)).to_bytes())
+    assert "quorum.w is 2; it must be within 1..1" in reply.problem(400, "bad-request")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),

@@ -31,6 +31,9 @@ class _Service:
     def peer_called(self, hello: object) -> None:
         pass
 
+    def client_frame_bytes_max(self) -> int:
+        return 1 << 20
+
 
 class _Transport:
     def __init__(self) -> None:

@@ -1,0 +1,124 @@
+"""Handoff: no target waits for another, and a hint that can't be delivered stops no other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dynamo_core import objects, records, wire
+from dynamo_core.objects import ABSENT, Sibling
+from dynamo_core.ring import position
+from dynamo_core.versions import EMPTY
+from dynamo_node import handoff
+from dynamo_node.config import Limits
+from dynamo_node.disk import Disk
+from dynamo_node.handoff import Handoff, count_hints
+from dynamo_node.replica import Replica
+from dynamo_node.storage import HINTS, Store
+
+DEADLINE_S = 10.0
+OBJECT = objects.to_bytes(
+    objects.put(ABSENT, EMPTY, Sibling((b"a" * 16, 1), b"w" * 16, 0, "", b"v"))
+)
+
+
+class Peer:
+    """A link whose answer to every write is `answer()`."""
+
+    healthy = True
+
+    def __init__(self, name: str, answer: Callable[[bytes], Any]) -> None:
+        self.member = SimpleNamespace(name=name)
+        self._answer = answer
+        self.written: list[bytes] = []
+
+    async def ask(self, kind: int, payload: bytes, timeout_s: float) -> tuple[int, bytes]:
+        key = wire.unpack_write(payload).key
+        assert kind == wire.Type.WRITE
+        assert wire.unpack_write(payload).sync, "a hint goes only for what is fsynced"
+        answer = await self._answer(key)
+        self.written.append(key)
+        return int(answer), b""
+
+
+async def _acks(key: bytes) -> int:
+    return wire.Type.WRITTEN
+
+
+async def _hangs(key: bytes) -> int:
+    await asyncio.Event().wait()
+    return wire.Type.ERROR
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    found = Store(tmp_path / "db", sync=True, memory_bytes=16 << 20)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def replica(store: Store) -> Replica:
+    return Replica(Disk(store, "00" * 16, fresh=True), Limits())
+
+
+async def _keep(store: Store, replica: Replica, target: int, *keys: bytes) -> None:
+    for key in keys:
+        replica.hint(key, position(key), target, OBJECT, 0, lambda error: None)
+    await store.durable()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def _handoff(store: Store, replica: Replica, peers: dict[int, Peer]) -> Handoff:
+    topology: Any = SimpleNamespace(links=peers, host_name=lambda n: peers[n].member.name)
+    return Handoff(store, replica, topology)
+
+
+async def test_a_silent_target_holds_up_nobody(store: Store, replica: Replica) -> None:
+    peers = {2: Peer("silent", _hangs), 3: Peer("well", _acks)}
+    await _keep(store, replica, 2, b"a")
+    await _keep(store, replica, 3, b"b", b"c")
+    running = asyncio.create_task(_handoff(store, replica, peers).run())
+    await _until(lambda: replica.hints == {2: 1})
+    assert sorted(peers[3].written) == [b"b", b"c"]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_damaged_hint_and_refused_ones_stop_no_other(
+    store: Store, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handoff, "BATCH_HINTS", 2)
+    refused = {b"k1", b"k2", b"k3"}
+
+    async def refuses_some(key: bytes) -> int:
+        return wire.Type.ERROR if key in refused else wire.Type.WRITTEN
+
+    peers = {2: Peer("choosy", refuses_some)}
+    keys = [b"k%d" % n for n in range(9)]
+    await _keep(store, replica, 2, *keys)
+    damaged = records.hint_key(2, bytes(16), b"damaged")
+    store.put(HINTS, damaged, b"\xff nothing of ours")
+    await store.durable()
+    replica.hints = await count_hints(store)
+    assert replica.hints == {2: 10}
+    work = _handoff(store, replica, peers)
+    running = asyncio.create_task(work.run())
+    await _until(lambda: replica.hints == {2: 4})
+    refused.clear()
+    work.wake()
+    await _until(lambda: replica.hints == {2: 1})
+    await store.durable()
+    assert [place for place, _ in store.scan(HINTS, b"", b"\xff" * 64, 10)] == [damaged]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
