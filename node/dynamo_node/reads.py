@@ -14,7 +14,8 @@ from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.quorum import NOBODY, Ask, GetQuorum
 from dynamo_core.versions import EMPTY, Clock
-from dynamo_node.links import LOST, Link
+from dynamo_node.in_flight import InFlight
+from dynamo_node.links import LOST
 from dynamo_node.topology import Place
 
 if TYPE_CHECKING:
@@ -31,19 +32,10 @@ _HEAD: Final = int(wire.Found.HEAD)
 _NOTHING: Final = int(wire.Found.NOTHING)
 
 
-class GetOperation:
+class GetOperation(InFlight):
     """One read in flight; it lives until the stragglers have answered or are given up."""
 
-    __slots__ = (
-        "_answered",
-        "_asked",
-        "_coordinator",
-        "_finished",
-        "_machine",
-        "_place",
-        "_request",
-        "_waits_for_stragglers",
-    )
+    __slots__ = ("_machine",)
 
     def __init__(
         self,
@@ -53,17 +45,11 @@ class GetOperation:
         r: int,
         floor: Clock = EMPTY,
     ) -> None:
-        self._coordinator = coordinator
-        self._request = request
-        self._place = place
+        super().__init__(coordinator, request, place)
         topology = coordinator.topology
         self._machine = GetQuorum(
             place.owners, place.others, topology.number, r, topology.healthy, floor
         )
-        self._asked: dict[int, tuple[Link, int]] = {}
-        self._answered = False
-        self._finished = False
-        self._waits_for_stragglers = False
 
     def start(self) -> None:
         coordinator, request = self._coordinator, self._request
@@ -237,18 +223,7 @@ class GetOperation:
             )
         )
 
-    def _answer(self, outcome: Outcome) -> None:
-        if not self._answered:
-            self._answered = True
-            self._request.answer(outcome)
-
-    def _finish(self) -> None:
-        if self._finished:
-            return
-        self._finished = True
-        for link, request_id in self._asked.values():
-            link.forget(request_id)
-        self._asked.clear()
+    def _finishing(self) -> None:
         machine = self._machine
         try:
             found = machine.repairs() if machine.ready else None
@@ -256,7 +231,6 @@ class GetOperation:
                 self._repair(*found)
         except DynamoError as error:
             log.error("a read couldn't be repaired: %s", error)
-        # An alarm may hold on to this for as long as the request might have taken.
         machine.release()
 
     def _repair(self, obj: bytes, stale: list[int]) -> None:

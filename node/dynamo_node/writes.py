@@ -13,7 +13,8 @@ from dynamo_core.errors import DynamoError
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.quorum import NOBODY, PutQuorum, Send
 from dynamo_core.versions import Clock
-from dynamo_node.links import LOST, Link
+from dynamo_node.in_flight import InFlight
+from dynamo_node.links import LOST
 from dynamo_node.replica import NewWrite, RefusedError
 from dynamo_node.topology import Place
 
@@ -26,38 +27,18 @@ _WRITE: Final = int(wire.Type.WRITE)
 _WRITTEN: Final = int(wire.Type.WRITTEN)
 
 
-class PutOperation:
+class PutOperation(InFlight):
     """One write in flight; it lives until nobody's answer is awaited."""
 
-    __slots__ = (
-        "_answered",
-        "_asked",
-        "_coordinator",
-        "_finished",
-        "_machine",
-        "_obj",
-        "_payload",
-        "_place",
-        "_request",
-        "_sends",
-        "_token",
-        "_waits_for_stragglers",
-        "_write",
-    )
+    __slots__ = ("_machine", "_obj", "_payload", "_sends", "_token", "_write")
 
     def __init__(
         self, coordinator: "Coordinator", request: "Request", place: Place, w: int, write: NewWrite
     ) -> None:
-        self._coordinator = coordinator
-        self._request = request
-        self._place = place
+        super().__init__(coordinator, request, place)
         self._write = write
         topology = coordinator.topology
         self._machine = PutQuorum(place.owners, place.others, topology.number, w, topology.healthy)
-        self._asked: dict[int, tuple[Link, int]] = {}
-        self._answered = False
-        self._finished = False
-        self._waits_for_stragglers = False
         self._obj = b""
         self._payload = b""
         self._token = ""
@@ -221,19 +202,7 @@ class PutOperation:
             )
         )
 
-    def _answer(self, outcome: Outcome) -> None:
-        if not self._answered:
-            self._answered = True
-            self._request.answer(outcome)
-
-    def _finish(self) -> None:
-        if self._finished:
-            return
-        self._finished = True
-        for link, request_id in self._asked.values():
-            link.forget(request_id)
-        self._asked.clear()
-        # An alarm may hold on to this for as long as the request might have taken.
+    def _finishing(self) -> None:
         self._obj = self._payload = b""
 
 
