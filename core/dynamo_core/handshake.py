@@ -22,7 +22,6 @@ from dynamo_core.contexts import Keyring
 from dynamo_core.errors import CallerError, Corrupt
 from dynamo_core.wire import PROTOCOL_VERSION
 
-NONCE_BYTES: Final = 16
 _MAC_BYTES: Final = 32
 ROLE_NODE: Final = 1
 ROLE_CLIENT: Final = 2

@@ -19,6 +19,7 @@ from dynamo_core.fields import need_int, refuse
 from dynamo_core.placement_layout import OPEN
 from dynamo_core.placement_moves import lay_out, rearrange
 from dynamo_core.placement_report import (
+    OFF_THE_MEAN,
     NodeShare,
     Report,
     crowded,
@@ -121,7 +122,7 @@ def plan(ring: Ring | None, members: Iterable[Member], replication: int, partiti
         slots_moved=_slots_moved(ring, slots) if ring else 0,
         nodes=shares,
         imbalance=max(off),
-        over_15_percent=sum(each > 0.15 for each in off) / len(off),
+        over_15_percent=sum(each > OFF_THE_MEAN for each in off) / len(off),
         zones_distinct=zones_distinct(slots, zones),
         crowded=crowded(owners, zones, gap),
         problems=problems(members, replication, partitions, slots),

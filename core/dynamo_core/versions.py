@@ -17,7 +17,6 @@ from typing import Final, TypeAlias
 
 from dynamo_core.errors import Corrupt
 
-ACTOR_BYTES: Final = 16
 ENTRIES_MAX: Final = 0xFFFF
 """Most vector entries, and most single dots, that the byte form can hold."""
 

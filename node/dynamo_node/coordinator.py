@@ -17,6 +17,7 @@ from typing import Final
 from dynamo_core import wire
 from dynamo_core.contexts import NO_CONTEXT, Context, Keyring
 from dynamo_core.errors import CallerError, Corrupt, DynamoError
+from dynamo_core.objects import TYPE_BYTES_MAX
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Code, Op, Operation
@@ -34,7 +35,7 @@ KEY_BYTES_MAX: Final = 1024
 REQUESTS_MAX: Final = 20_000
 REQUEST_BYTES_MAX: Final = 256 << 20
 FORWARD_PATIENCE_S: Final = 1.0
-_CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{0,255}")
+_CONTENT_TYPE: Final = re.compile(rf"[\x20-\x7e]{{0,{TYPE_BYTES_MAX}}}")
 
 Answer = Callable[[Outcome], None]
 
