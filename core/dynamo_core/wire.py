@@ -39,6 +39,22 @@ class Type(IntEnum):
     LEASE_REPLY = 25
     FORWARD = 26
     ERROR = 31
+    GOSSIP = 32
+    GOSSIP_REPLY = 33
+    TREE = 34
+    TREE_REPLY = 35
+    SEGMENTS = 36
+    SEGMENTS_REPLY = 37
+    FETCH = 38
+    FETCH_REPLY = 39
+    PAGE = 40
+    PAGE_REPLY = 41
+    PREPARE = 42
+    PREPARE_REPLY = 43
+    COMMIT = 44
+    COMMIT_REPLY = 45
+    KEPT = 46
+    KEPT_REPLY = 47
     OPERATION = 64
     OPERATION_REPLY = 65
     CLUSTER = 66
@@ -58,6 +74,12 @@ class Code(IntEnum):
     STORAGE = 4
     NOT_READY = 5
     STALE_RING = 6
+    NO_ROOM = 7
+    """A hint beyond the byte limit; the write needs another stand-in."""
+    READ_ONLY = 8
+    """The disk takes nothing more."""
+    REAPED = 9
+    """Stamped with an older reap round than this node accepts; see `pack_reaped`."""
 
 
 class Found(IntEnum):

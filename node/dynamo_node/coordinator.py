@@ -9,7 +9,6 @@ forwards it, and coordinates it itself only when no owner can be reached.
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -24,6 +23,7 @@ from dynamo_core.wire import Code, Op, Operation
 from dynamo_node.alarms import Alarms
 from dynamo_node.config import LAST_WRITE_WINS, Config
 from dynamo_node.links import Link
+from dynamo_node.outside import REAL
 from dynamo_node.reads import GetOperation
 from dynamo_node.replica import NewWrite, Replica
 from dynamo_node.topology import Place, Topology
@@ -71,7 +71,13 @@ class Request:
 class Coordinator:
     """Turns operations into answers; one per node."""
 
-    def __init__(self, config: Config, topology: Topology, replica: Replica) -> None:
+    def __init__(
+        self,
+        config: Config,
+        topology: Topology,
+        replica: Replica,
+        wall_ms: Callable[[], int] = REAL.wall_ms,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.topology = topology
         self.replica = replica
@@ -83,6 +89,7 @@ class Coordinator:
         self.recovering = False
         self.on_stale_ring: Callable[[int, int], None] = lambda node, code: None
         self._config = config
+        self._wall_ms = wall_ms
         self._in_flight = 0
         self._bytes_in_flight = 0
 
@@ -196,7 +203,7 @@ class Coordinator:
             context.clock,
             adopt_clock=self.last_write_wins,
             write_id=operation.write_id,
-            written_ms=time.time_ns() // 1_000_000,
+            written_ms=self._wall_ms(),
             content_type=operation.content_type,
             value=None if operation.op == Op.DELETE else operation.value,
         )

@@ -7,17 +7,16 @@ refused before anything is written to it.
 """
 
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from struct import Struct
 from typing import Final
 
 from dynamo_core.actors import INCARNATION_BYTES
 from dynamo_core.errors import CallerError, Corrupt
 from dynamo_core.ring import Ring
-from dynamo_node.config import SYNC, Config
-from dynamo_node.storage import META, UNREAD, StorageError, Store, Unread, families_in
+from dynamo_node.config import Config
+from dynamo_node.outside import REAL, Outside
+from dynamo_node.storage import META, UNREAD, Store, Unread
 
 FORMAT: Final = 1
 _FORMAT_KEY: Final = b"format"
@@ -115,36 +114,28 @@ def _grant_key(number: int, incarnation: bytes) -> bytes:
     return _GRANT_PREFIX + number.to_bytes(4, "big") + incarnation
 
 
-async def open_disk(config: Config) -> Disk:
+async def open_disk(config: Config, outside: Outside = REAL) -> Disk:
     """Open or format the node's disk.
 
     Raises CallerError for a disk that is not this node's, StorageError for one
     that doesn't work.
     """
-    path = config.data_dir / "db"
+    store = outside.open_store(config)
     try:
-        config.data_dir.mkdir(parents=True, exist_ok=True)
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"data_dir {config.data_dir}: {error.strerror}") from error
-    known = set(families_in(path))
-    if known and META not in known:
-        raise CallerError(f"{path} is a RocksDB, but not of this store; name another data_dir")
-    store = Store(path, sync=config.durability == SYNC, memory_bytes=config.memory_bytes)
-    try:
-        return await _identified(store, config, path)
+        return await _identified(store, config, outside)
     except BaseException:
         await store.close()
         raise
 
 
-async def _identified(store: Store, config: Config, path: Path) -> Disk:
+async def _identified(store: Store, config: Config, outside: Outside) -> Disk:
+    path = config.data_dir
     data = store.peek(META, _FORMAT_KEY)
     if data is UNREAD:
         found = store.scan(META, _FORMAT_KEY, _FORMAT_KEY + b"\x00", 1)
         data = found[0][1] if found else None
     if data is None:
-        disk_id = os.urandom(16).hex()
+        disk_id = outside.random_bytes(16).hex()
         facts = {
             "format": FORMAT,
             "cluster_id": config.cluster_id.hex(),
@@ -179,6 +170,6 @@ async def _identified(store: Store, config: Config, path: Path) -> Disk:
     return Disk(store, disk_id, fresh=False)
 
 
-def new_incarnation() -> bytes:
+def new_incarnation(outside: Outside = REAL) -> bytes:
     """64 random bits."""
-    return os.urandom(INCARNATION_BYTES)
+    return outside.random_bytes(INCARNATION_BYTES)

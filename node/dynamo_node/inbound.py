@@ -7,7 +7,6 @@ connection. What requests do belongs to `service`.
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -29,6 +28,7 @@ class Dispatch(Protocol):
     """What `Inbound` needs of the node: see `service.Service`."""
 
     def identity(self) -> Identity: ...
+    def nonce(self) -> bytes: ...
     def ring_name(self) -> RingName: ...
     def is_replaced(self, number: int, incarnation: bytes) -> bool: ...
     def peer_called(self, hello: Hello) -> None: ...
@@ -75,7 +75,7 @@ class Inbound(FramedProtocol):
             return  # said in the same breath as what was refused
         elif frame.type == Type.HELLO and self._acceptor is None:
             self._acceptor = Acceptor(
-                self._service.identity(), os.urandom(16), self._service.is_replaced
+                self._service.identity(), self._service.nonce(), self._service.is_replaced
             )
             self._guarded(self._greet, frame)
         elif frame.type == Type.PROOF and self._acceptor is not None:

@@ -8,7 +8,6 @@ and not silent; whoever fails is tried again for ever.
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -25,6 +24,7 @@ from dynamo_core.handshake import Caller, Identity
 from dynamo_core.ring import Member
 from dynamo_core.wire import Type
 from dynamo_node.framing import FramedProtocol
+from dynamo_node.outside import REAL
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class _Connection(FramedProtocol):
         super().__init__()
         self._link = link
         self.identity = link.identity()
-        self._caller = Caller(self.identity, link.member.name, os.urandom(16))
+        self._caller = Caller(self.identity, link.member.name, link.nonce())
         self.ready: asyncio.Future[bytes] = self.loop.create_future()
 
     def opened(self) -> None:
@@ -95,9 +95,11 @@ class Link:
         identity: Callable[[], Identity],
         ring_name: Callable[[], RingName],
         suspect_s: float,
+        nonce: Callable[[], bytes] = lambda: REAL.random_bytes(16),
     ) -> None:
         self.member = member
         self.identity = identity
+        self.nonce = nonce
         self.incarnation = b""
         self.refusal = ""
         """Why the peer, or what answers at its address, was refused last."""

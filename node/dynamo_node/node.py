@@ -8,7 +8,6 @@ goes over which port belongs to `service`, `http` and `admin`.
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from dynamo_node.disk import Clean, Disk, new_incarnation, open_disk
 from dynamo_node.handoff import Handoff, count_hints
 from dynamo_node.incarnations import confirmed
 from dynamo_node.links import Link
+from dynamo_node.outside import REAL, Outside
 from dynamo_node.pings import Pings
 from dynamo_node.replica import LEASE_BIRTHS, Replica
 from dynamo_node.storage import OBJECTS, StorageError
@@ -43,30 +43,33 @@ class RingConflictError(DynamoError):
 class Node:
     """Everything but the doors; made by `start_node`."""
 
-    def __init__(self, config: Config, disk: Disk, clean: Clean | None) -> None:
+    def __init__(
+        self, config: Config, disk: Disk, clean: Clean | None, outside: Outside = REAL
+    ) -> None:
         self.config = config
+        self.outside = outside
         self.disk = disk
         self.topology = Topology()
-        self.replica = Replica(disk, config.limits)
+        self.replica = Replica(disk, config.limits, outside)
         self.replica.on_new_incarnation = self._new_incarnation
         self.replica.ring_name = lambda: self.topology.name
-        self.coordinator = Coordinator(config, self.topology, self.replica)
+        self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
         self.coordinator.on_stale_ring = self._ring_trouble
         self.handoff = Handoff(disk.store, self.replica, self.topology)
         self.pings = Pings(self)
         self.stopping = False
         self.stopped = asyncio.Event()
         self.failure: StorageError | None = None
-        self.incarnation = clean.incarnation if clean else new_incarnation()
+        self.incarnation = clean.incarnation if clean else new_incarnation(outside)
         self.peers: dict[int, dict[str, Any]] = {}
         """What each peer last said of itself, by node number."""
         self._clean = clean
-        self._started = time.monotonic()
+        self._started = asyncio.get_running_loop().time()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ring_lock = asyncio.Lock()
         self._incarnation_lock = asyncio.Lock()
         self._exchanging: set[int] = set()
-        self._write_ids = (os.urandom(8), 0)
+        self._write_ids = (outside.random_bytes(8), 0)
         disk.store.on_broken = self._store_broke
 
     # Identity
@@ -264,6 +267,7 @@ class Node:
             self.identity,
             lambda: self.topology.name,
             self.config.timing.suspect_ms / 1000,
+            lambda: self.outside.random_bytes(16),
         )
         link.on_up = lambda _: self.handoff.wake()
         return link
@@ -284,7 +288,7 @@ class Node:
                     return
                 log.info("the last incarnation was not confirmed by the peers; taking a new one")
             if clean is not None or held is not None:
-                self._new_incarnation(new_incarnation())
+                self._new_incarnation(new_incarnation(self.outside))
             await self._mint_with(Minter(number, self.incarnation), 1 + LEASE_BIRTHS)
 
     async def _goes_on(self, number: int, clean: Clean) -> bool:
@@ -378,14 +382,14 @@ class Node:
                 "r": config.r,
                 "w": config.w,
             },
-            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "uptime_seconds": round(asyncio.get_running_loop().time() - self._started, 3),
             "pid": os.getpid(),
         }
 
 
-async def start_node(config: Config) -> Node:
+async def start_node(config: Config, outside: Outside = REAL) -> Node:
     """Open the disk and make the node; raises CallerError or StorageError."""
-    disk = await open_disk(config)
-    node = Node(config, disk, await disk.take_clean_marker())
+    disk = await open_disk(config, outside)
+    node = Node(config, disk, await disk.take_clean_marker(), outside)
     await node.start()
     return node

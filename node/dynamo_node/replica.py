@@ -23,6 +23,7 @@ from dynamo_core.records import Record, Stamp
 from dynamo_core.versions import Clock, Dot
 from dynamo_node.config import Limits
 from dynamo_node.disk import Disk, new_incarnation
+from dynamo_node.outside import REAL, Outside
 from dynamo_node.storage import HINTS, OBJECTS, Done, Unread
 
 LEASE_BIRTHS: Final = 1 << 20
@@ -58,10 +59,11 @@ class NewWrite:
 class Replica:
     """The local store of objects and hints."""
 
-    def __init__(self, disk: Disk, limits: Limits) -> None:
+    def __init__(self, disk: Disk, limits: Limits, outside: Outside = REAL) -> None:
         self._disk = disk
         self._store = disk.store
         self._limits = limits
+        self._outside = outside
         self._loading: dict[tuple[str, bytes], list[WithValue]] = {}
         self._extending = False
         self.minter: Minter | None = None
@@ -320,7 +322,7 @@ class Replica:
         held = minter
         if minter.lease_end >= BIRTHS_MAX:
             # All births of this incarnation are leased: go on under a new one.
-            minter = Minter(minter.number, new_incarnation())
+            minter = Minter(minter.number, new_incarnation(self._outside))
 
         def extended() -> None:
             self._extending = False

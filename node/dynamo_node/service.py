@@ -55,6 +55,9 @@ class Service:
     def identity(self) -> Identity:
         return self._node.identity()
 
+    def nonce(self) -> bytes:
+        return self._node.outside.random_bytes(16)
+
     def ring_name(self) -> RingName:
         return self._node.topology.name
 

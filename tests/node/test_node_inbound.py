@@ -22,6 +22,9 @@ class _Service:
     def identity(self) -> Identity:
         return ME
 
+    def nonce(self) -> bytes:
+        return bytes(16)
+
     def ring_name(self) -> Any:
         return NO_RING
 
