@@ -20,6 +20,8 @@ _FLAG_MARK: Final = 1
 _FLAG_STAMP: Final = 2
 _STAMP: Final = Struct(">QQ16s")
 DIGEST_BYTES: Final = 16
+NOBODY: Final = 0
+"""The target of a write that is no hint; node numbers start at 1."""
 
 
 class Stamp(NamedTuple):

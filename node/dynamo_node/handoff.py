@@ -13,8 +13,7 @@ from typing import Final
 
 from dynamo_core import records, wire
 from dynamo_core.errors import Corrupt, DynamoError
-from dynamo_core.quorum import NOBODY
-from dynamo_core.records import DIGEST_BYTES
+from dynamo_core.records import DIGEST_BYTES, NOBODY
 from dynamo_node.links import Link
 from dynamo_node.replica import Replica
 from dynamo_node.storage import HINTS, Store, prefix_end

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from dynamo_core import objects, wire
 from dynamo_core.errors import Corrupt, DynamoError
+from dynamo_core.get_quorum import Ask, GetQuorum
 from dynamo_core.outcomes import Kind, Outcome
-from dynamo_core.quorum import NOBODY, Ask, GetQuorum
+from dynamo_core.records import NOBODY
 from dynamo_core.versions import EMPTY, Clock
 from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST

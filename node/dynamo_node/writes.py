@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from dynamo_core import wire
 from dynamo_core.errors import DynamoError
 from dynamo_core.outcomes import Kind, Outcome
-from dynamo_core.quorum import NOBODY, PutQuorum, Send
+from dynamo_core.put_quorum import PutQuorum, Send
+from dynamo_core.records import NOBODY
 from dynamo_core.versions import Clock
 from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_core import objects
+from dynamo_core.get_quorum import Ask, GetQuorum
 from dynamo_core.objects import ABSENT, Object, Sibling
-from dynamo_core.quorum import NOBODY, Ask, GetQuorum, PutQuorum, Send
+from dynamo_core.put_quorum import PutQuorum, Send
+from dynamo_core.records import NOBODY
 from dynamo_core.versions import EMPTY, Clock
 
 OWNERS = (1, 2, 3)
