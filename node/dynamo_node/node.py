@@ -28,6 +28,7 @@ from dynamo_node.links import Link
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.pings import Pings
 from dynamo_node.replica import LEASE_BIRTHS, Replica
+from dynamo_node.slices import Slices
 from dynamo_node.storage import OBJECTS, StorageError
 from dynamo_node.topology import Topology
 
@@ -55,6 +56,7 @@ class Node:
         self.replica.ring_name = lambda: self.topology.name
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
         self.coordinator.on_stale_ring = self._ring_trouble
+        self.slices = Slices()
         self.handoff = Handoff(disk.store, self.replica, self.topology)
         self.pings = Pings(self)
         self.stopping = False

@@ -45,7 +45,9 @@ log = logging.getLogger(__name__)
 OBJECTS: Final = "objects"
 HINTS: Final = "hints"
 META: Final = "meta"
-FAMILIES: Final = (OBJECTS, HINTS, META)
+TREES: Final = "trees"
+"""Segments of the hash trees; a disk from before them gets the family at its next opening."""
+FAMILIES: Final = (OBJECTS, HINTS, META, TREES)
 
 STALL_RETRY_S: Final = 0.005
 GATHER_S: Final = 0.001
@@ -81,6 +83,11 @@ class Store:
         self._broken: StorageError | None = None
         self._closed = False
         self.on_broken: Callable[[StorageError], None] = lambda error: None
+        self.before_write: list[Callable[[], None]] = []
+        """Called when a tick that put anything ends; what they put joins its batch.
+
+        A write that RocksDB stalls calls them again: they put only what is new.
+        """
         try:
             options = _options(memory_bytes)
             self._db = Rdict(str(path), options, dict.fromkeys(FAMILIES, options))
@@ -101,6 +108,11 @@ class Store:
         self._to_sync: list[Done] = []
         self._syncing: list[Done] | None = None
         self._sync_began = 0.0
+        # Batches written, and how many of them the sync in flight and the last one
+        # that ended cover. None yet: what recovery found may not be on the disk.
+        self._written = 0
+        self._covered = -1
+        self._durable = -1
         self._loop = asyncio.get_running_loop()
         self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._flusher = threading.Thread(target=self._flush_forever, name="wal-sync", daemon=True)
@@ -268,6 +280,13 @@ class Store:
             return
         if self._dirty:
             try:
+                for put_more in self.before_write:
+                    put_more()
+            except Exception as error:  # what belongs together would be written apart
+                self._scheduled = False
+                self._break(error)
+                return
+            try:
                 self._db.write(self._batch, self._write_options)
             except Exception as error:
                 if "stall" in str(error).lower():
@@ -281,6 +300,7 @@ class Store:
                 return
             self._batch = WriteBatch(raw_mode=True)
             self._dirty = False
+            self._written += 1
             for overlay in self._overlay.values():
                 if overlay:
                     overlay.clear()
@@ -290,10 +310,16 @@ class Store:
             for done in waiters:
                 done(None)
         if self._tick_sync_waiters:
-            self._to_sync += self._tick_sync_waiters
-            self._tick_sync_waiters = []
-            if self._syncing is None:
-                self._sync_when_due()
+            waiters, self._tick_sync_waiters = self._tick_sync_waiters, []
+            if self._durable == self._written:  # an idle node syncs nothing again
+                for done in waiters:
+                    done(None)
+            elif self._syncing is not None and self._covered == self._written:
+                self._syncing += waiters
+            else:
+                self._to_sync += waiters
+                if self._syncing is None:
+                    self._sync_when_due()
 
     def _batch_again(self) -> WriteBatch:
         """The batch that RocksDB refused: rocksdict empties it all the same."""
@@ -319,6 +345,7 @@ class Store:
     def _start_sync(self) -> None:
         self._sync_began = self._loop.time()
         self._syncing, self._to_sync = self._to_sync, []
+        self._covered = self._written
         self._requests.put(True)
 
     def _flush_forever(self) -> None:
@@ -339,6 +366,7 @@ class Store:
             self._to_sync = waiters + self._to_sync
             self._break(error)
             return
+        self._durable = self._covered
         for done in waiters:
             done(None)
         if self._to_sync:
