@@ -50,6 +50,11 @@ def position(key: bytes) -> bytes:
     return hashlib.md5(key, usedforsecurity=False).digest()
 
 
+def partition_of(digest: bytes, partitions: int) -> int:
+    """The partition, 0..partitions-1, that a 16-byte position lies in; see `Ring.partition_of`."""
+    return (digest[0] << 8 | digest[1]) >> (17 - partitions.bit_length())
+
+
 @dataclass(frozen=True)
 class Ring:
     """Who owns which token and holds which slot, from one epoch on.

@@ -12,6 +12,7 @@ from struct import error as struct_error
 from typing import Final, NamedTuple, TypeVar
 
 from dynamo_core.errors import Corrupt
+from dynamo_core.frames import RingName
 from dynamo_core.objects import Sibling
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.versions import Dot
@@ -106,9 +107,12 @@ _REPLY: Final = Struct(">BBBBBIH")
 _VALUE: Final = Struct(">16sQQBI")
 _LEASE: Final = Struct(">I8sII")
 _ERROR: Final = Struct(">B")
+_REAPED: Final = Struct(">BQ16sQ")
 
 FLAG_SYNC: Final = 1
 """In WRITE: acknowledge only what is fsynced, in `buffered` too."""
+FLAG_OVER: Final = 2
+"""In WRITE of a hint: W needs it, so the byte limit of hints doesn't bind it."""
 
 _T = TypeVar("_T")
 
@@ -159,10 +163,14 @@ class Write(NamedTuple):
     hint_for: int
     reap_round: int
     sync: bool
+    over: bool = False
 
 
-def pack_write(key: bytes, obj: bytes, hint_for: int, reap_round: int, sync: bool) -> bytes:
-    return _WRITE.pack(reap_round, hint_for, FLAG_SYNC if sync else 0, len(key)) + key + obj
+def pack_write(
+    key: bytes, obj: bytes, hint_for: int, reap_round: int, sync: bool, over: bool = False
+) -> bytes:
+    flags = (FLAG_SYNC if sync else 0) | (FLAG_OVER if over else 0)
+    return _WRITE.pack(reap_round, hint_for, flags, len(key)) + key + obj
 
 
 def unpack_write(payload: bytes) -> Write:
@@ -174,7 +182,12 @@ def unpack_write(payload: bytes) -> Write:
     if not key_length or len(payload) <= at:
         raise Corrupt("a write without a key or an object")
     return Write(
-        payload[_WRITE.size : at], payload[at:], hint_for, reap_round, bool(flags & FLAG_SYNC)
+        payload[_WRITE.size : at],
+        payload[at:],
+        hint_for,
+        reap_round,
+        bool(flags & FLAG_SYNC),
+        bool(flags & FLAG_OVER),
     )
 
 
@@ -330,7 +343,7 @@ def unpack_lease(payload: bytes) -> Lease:
     return Lease(*_LEASE.unpack(payload))
 
 
-# ERROR: u8 code | rest text.
+# ERROR: u8 code | rest text; with code REAPED: u64 ring epoch | 16 ring id | u64 round.
 
 
 def pack_error(code: Code, text: str = "") -> bytes:
@@ -341,3 +354,16 @@ def unpack_error(payload: bytes) -> tuple[int, str]:
     if not payload:
         raise Corrupt("an error without a code")
     return payload[0], payload[1:].decode(errors="replace")
+
+
+def pack_reaped(ring: RingName, reap_round: int) -> bytes:
+    """The refusal of what is stamped older than `reap_round`, promised under `ring`."""
+    return _REAPED.pack(Code.REAPED, ring.epoch, ring.id, reap_round)
+
+
+def unpack_reaped(payload: bytes) -> tuple[RingName, int]:
+    """(ring name, round) of an error of code REAPED."""
+    if len(payload) != _REAPED.size:
+        raise Corrupt(f"a refusal as reaped of {len(payload)} bytes")
+    _, epoch, ring_id, reap_round = _REAPED.unpack(payload)
+    return RingName(epoch, ring_id), reap_round

@@ -17,6 +17,8 @@ SYNC: Final = "sync"
 BUFFERED: Final = "buffered"
 SIBLINGS: Final = "siblings"
 LAST_WRITE_WINS: Final = "lastWriteWins"
+HINTS_BYTES_MAX: Final = 1 << 30
+"""Bytes of hints beyond which only those are kept that a write needs to reach W."""
 
 _LOOPBACK: Final = ("127.", "::1", "localhost")
 
@@ -76,6 +78,7 @@ class Config:
     log_format: str = "text"
     log_level: str = "info"
     memory_bytes: int = 256 << 20
+    hints_bytes_max: int = HINTS_BYTES_MAX
 
     @property
     def on_loopback(self) -> bool:
@@ -138,6 +141,7 @@ def parse(raw: object) -> Config:
         log_format=log.choice("format", ("text", "json")),
         log_level=log.choice("level", ("info", "debug", "warning", "error")),
         memory_bytes=storage.integer("memory_bytes", 16 << 20, 1 << 40, 256 << 20),
+        hints_bytes_max=storage.integer("hints_bytes_max", 0, 1 << 50, HINTS_BYTES_MAX),
     )
     for section in (cluster, node, quorum, limits, timing, log, storage, reader):
         section.no_others()

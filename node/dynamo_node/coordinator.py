@@ -86,7 +86,8 @@ class Coordinator:
         self.hedge_s = config.timing.hedge_ms / 1000
         self.straggler_ms = config.timing.straggler_ms
         self.alarms = Alarms(self.loop)
-        self.recovering = False
+        self.counts: Callable[[int], bool] = lambda partition: True
+        """Whether this node may say what it doesn't hold of a partition."""
         self.on_stale_ring: Callable[[int, int], None] = lambda node, code: None
         self._config = config
         self._wall_ms = wall_ms

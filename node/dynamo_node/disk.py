@@ -16,6 +16,7 @@ from dynamo_core.errors import CallerError, Corrupt
 from dynamo_core.ring import Ring
 from dynamo_node.config import Config
 from dynamo_node.outside import REAL, Outside
+from dynamo_node.standing import COUNTS_KEY
 from dynamo_node.storage import META, UNREAD, Store, Unread
 
 FORMAT: Final = 1
@@ -81,6 +82,10 @@ class Disk:
             return Ring.from_bytes(data)
         except CallerError as error:
             raise Corrupt(f"the ring on disk can't be read: {error}") from error
+
+    def standing(self) -> bytes | None:
+        """What `standing` keeps of this disk."""
+        return self._get(COUNTS_KEY)
 
     async def keep_ring(self, ring: Ring) -> None:
         """Make `ring` durable before anybody acts on it."""

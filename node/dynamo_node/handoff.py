@@ -46,7 +46,7 @@ class Handoff:
         """Deliver for ever; cancelled at shutdown, and every delivery with it."""
         async with asyncio.TaskGroup() as deliveries:
             while True:
-                for target in list(self._replica.hints):
+                for target in list(self._replica.hints.by_target):
                     link = self._topology.links.get(target)
                     if target not in self._delivering and link is not None and link.healthy:
                         self._delivering.add(target)
@@ -67,7 +67,7 @@ class Handoff:
                     break
                 start = batch[-1][0] + b"\x00"
                 await self._deliver_batch(link, target, batch)
-            if target not in self._replica.hints:
+            if target not in self._replica.hints.by_target:
                 log.info("all hints for %s are delivered", name)
         except DynamoError as error:
             log.warning("hints for %s: %s", name, error)
@@ -92,19 +92,5 @@ class Handoff:
         answers = await asyncio.gather(*asks)
         for (place, data), (kind, _) in zip(sent, answers, strict=True):
             if kind == wire.Type.WRITTEN:
-                self._replica.forget_hint(place, target, data)
+                self._replica.hints.forget(place, data)
                 self.delivered += 1
-
-
-async def count_hints(store: Store) -> dict[int, int]:
-    """Hints on disk by target, counted once at start."""
-    counts: dict[int, int] = {}
-    at = b""
-    while True:
-        found = await store.scan_async(HINTS, at, b"\xff" * 64, 1000)
-        for place, _ in found:
-            target = int.from_bytes(place[:4], "big")
-            counts[target] = counts.get(target, 0) + 1
-        if len(found) < 1000:
-            return counts
-        at = found[-1][0] + b"\x00"

@@ -8,12 +8,12 @@ goes over which port belongs to `service`, `http` and `admin`.
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from dynamo_core.actors import Minter
 from dynamo_core.errors import CallerError, DynamoError
-from dynamo_core.frames import RingName
+from dynamo_core.frames import Frame, RingName
 from dynamo_core.handshake import Identity
 from dynamo_core.objects import FEATURE_LEVEL
 from dynamo_core.ring import Ring
@@ -22,13 +22,15 @@ from dynamo_node import __version__
 from dynamo_node.config import Config
 from dynamo_node.coordinator import Coordinator
 from dynamo_node.disk import Clean, Disk, new_incarnation, open_disk
-from dynamo_node.handoff import Handoff, count_hints
+from dynamo_node.handoff import Handoff
+from dynamo_node.inbound import Inbound
 from dynamo_node.incarnations import confirmed
 from dynamo_node.links import Link
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.pings import Pings
 from dynamo_node.replica import LEASE_BIRTHS, Replica
 from dynamo_node.slices import Slices
+from dynamo_node.standing import Standing
 from dynamo_node.storage import OBJECTS, StorageError
 from dynamo_node.topology import Topology
 
@@ -51,11 +53,15 @@ class Node:
         self.outside = outside
         self.disk = disk
         self.topology = Topology()
-        self.replica = Replica(disk, config.limits, outside)
+        self.handlers: dict[int, Callable[[Inbound, Frame], None]] = {}
+        """What the parts below answer to other nodes, by frame type."""
+        self.standing = Standing(disk.store)
+        self.replica = Replica(disk, config.limits, outside, config.hints_bytes_max)
         self.replica.on_new_incarnation = self._new_incarnation
         self.replica.ring_name = lambda: self.topology.name
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
         self.coordinator.on_stale_ring = self._ring_trouble
+        self.coordinator.counts = self.standing.counts
         self.slices = Slices()
         self.handoff = Handoff(disk.store, self.replica, self.topology)
         self.pings = Pings(self)
@@ -93,8 +99,9 @@ class Node:
 
     @property
     def recovering(self) -> bool:
-        """Whether this disk is not the one the ring counts on: it abstains from reads."""
-        return self.coordinator.recovering
+        """Whether there are partitions of this node for which it abstains from reads."""
+        recovering = self.standing.recovering
+        return bool(recovering) and not recovering.keys().isdisjoint(self.topology.owned)
 
     @property
     def ready(self) -> bool:
@@ -118,12 +125,13 @@ class Node:
 
     async def start(self) -> None:
         """Count what is here, take up the ring on disk, begin the loops."""
-        self.replica.hints = await count_hints(self.disk.store)
+        ring = self.disk.ring()
+        self.standing.load(self.disk.standing())
+        await self.replica.hints.load(1 if ring is None else ring.partitions)
         if self._clean is not None:
             self.replica.keys = self._clean.keys
         else:
             self.in_background(self._count_keys())
-        ring = self.disk.ring()
         if ring is not None:
             await self._adopt(ring, persist=False)
         self.in_background(self.handoff.run())
@@ -239,13 +247,15 @@ class Node:
                 f"the ring of epoch {ring.epoch} has no member {self.config.name!r} ({names})"
             )
         self._check_fixed(ring)
+        if not self.standing.known:
+            # In one batch with the ring: whether this disk is believed follows from
+            # the first one it sees.
+            self.standing.begin(ring, me.number, self.disk.disk_id)
         if persist:
             await self.disk.keep_ring(ring)
+        self.replica.ring_has(ring.partitions)
         renumbered = self.topology.number != me.number
         gone = self.topology.adopt(ring, me.number, lambda n: self._link(ring, n))
-        # Only a disk that the ring names starts complete (design: disks). Known before
-        # anything is awaited, so that nobody is told "absent" under this ring meanwhile.
-        self.coordinator.recovering = me.disk_id != self.disk.disk_id
         for link in self.topology.links.values():
             if not link.started:
                 link.start()
@@ -258,7 +268,7 @@ class Node:
             ring.id,
             len(ring.members),
             me.number,
-            "; its disk is not the one the ring names: recovering" if self.recovering else "",
+            "; recovering" if self.recovering else "",
         )
         if self.replica.minter is None or renumbered:
             self.in_background(self._take_up_incarnation())
@@ -351,7 +361,9 @@ class Node:
             "state": self.state,
             "incarnation": self.incarnation.hex(),
             "keys": self.replica.key_count,
-            "hints_pending": {names(n): count for n, count in self.replica.hints.items()},
+            "hints_pending": {
+                names(n): count for n, count in sorted(self.replica.hints.pending().items())
+            },
             "epoch": self.topology.name.epoch,
             "ring_id": self.topology.name.id.hex(),
         }

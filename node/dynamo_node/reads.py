@@ -94,12 +94,12 @@ class GetOperation(InFlight):
             return
         machine = self._machine
         try:
-            if self._coordinator.recovering:
+            if not self._coordinator.counts(self._place.partition):
                 asks = machine.failed(machine.local)
-            elif obj is None:
-                asks = machine.replied(machine.local, None, None)
             else:
-                asks = machine.replied(machine.local, objects.head_of(obj), obj)
+                reap_round = self._coordinator.replica.rounds.stamp(self._place.partition)
+                head = None if obj is None else objects.head_of(obj)
+                asks = machine.replied(machine.local, head, obj, reap_round)
         except Corrupt as error:
             self._damaged(error)
             return
@@ -239,7 +239,8 @@ class GetOperation(InFlight):
         payload = wire.pack_write(key, obj, NOBODY, self._machine.reap_round, False)
         for node in stale:
             if node == self._machine.local:
-                coordinator.replica.merge(key, self._place.digest, obj, _repaired)
+                reap_round = self._machine.reap_round
+                coordinator.replica.merge(key, self._place.digest, obj, reap_round, _repaired)
             elif link := coordinator.topology.links.get(node):
                 patience_ms = coordinator.straggler_ms
                 request_id = link.request(wire.Type.WRITE, payload, patience_ms, _repair_answered)

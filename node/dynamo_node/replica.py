@@ -1,8 +1,8 @@
 """Replica: what this node keeps of each key, as an owner or as a stand-in.
 
-Owns local reads, merges, minting, hints and the order in which they happen to
-one key. Merges of a key are serialised and see the writes still in the batch;
-object and mark share one batch. All calls answer through callbacks, because
+Owns local reads, merges and minting. Merges of a key are serialised (`turns`)
+and see the writes still in the batch; object, mark and tree change share one
+batch; `hints` keeps what is meant for others. All calls answer through callbacks, because
 most are answered at once and a task for each would cost more than the work.
 
 Forbidden here: the network, and who is asked for what.
@@ -19,25 +19,22 @@ from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.frames import NO_RING, RingName
 from dynamo_core.objects import Object, Sibling
 from dynamo_core.outcomes import Kind
-from dynamo_core.records import Record, Stamp
+from dynamo_core.records import DIGEST_BYTES, Record, Stamp
+from dynamo_core.ring import partition_of
+from dynamo_core.rounds import Rounds
 from dynamo_core.versions import Clock, Dot
-from dynamo_node.config import Limits
+from dynamo_node.config import HINTS_BYTES_MAX, Limits
 from dynamo_node.disk import Disk, new_incarnation
+from dynamo_node.hints import HintStore
 from dynamo_node.outside import REAL, Outside
-from dynamo_node.storage import HINTS, OBJECTS, Done, Unread
+from dynamo_node.refusals import ReapedError, RefusedError
+from dynamo_node.storage import HINTS, OBJECTS, Done
+from dynamo_node.turns import Turns, WithValue
 
 LEASE_BIRTHS: Final = 1 << 20
 """Births leased at a time; a crash wastes at most so many of 2^32."""
 
-WithValue: TypeAlias = Callable[[bytes | None], None]
-
-
-class RefusedError(DynamoError):
-    """A write that a client may not make; `kind` says which answer it gets."""
-
-    def __init__(self, kind: Kind, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
+Change: TypeAlias = Callable[[bytes, bytes | None, bytes | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +54,38 @@ class NewWrite:
 
 
 class Replica:
-    """The local store of objects and hints."""
+    """The local store of objects; `hints` is the one of hints."""
 
-    def __init__(self, disk: Disk, limits: Limits, outside: Outside = REAL) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        limits: Limits,
+        outside: Outside = REAL,
+        hints_bytes_max: int = HINTS_BYTES_MAX,
+    ) -> None:
         self._disk = disk
         self._store = disk.store
         self._limits = limits
         self._outside = outside
-        self._loading: dict[tuple[str, bytes], list[WithValue]] = {}
+        self._turns = Turns(disk.store)
+        self._partitions = 1
         self._extending = False
         self.minter: Minter | None = None
+        self.rounds = Rounds()
+        self.hints = HintStore(disk.store, self._turns, self.rounds, hints_bytes_max)
         self.ring_name: Callable[[], RingName] = lambda: NO_RING
         """The ring in force, which stamps hints."""
+        self.on_change: Change = lambda skey, old, new: None
+        """Told (digest + key, old object, new object) before a change is put into the batch."""
         self.on_new_incarnation: Callable[[bytes], None] = lambda incarnation: None
         self.keys: int | None = None
         """Keys with a record here (tombstones too); None until they are counted."""
         self.keys_since_count = 0
-        self.hints: dict[int, int] = {}
-        """Hints kept here by target's node number."""
+
+    def ring_has(self, partitions: int) -> None:
+        """The first ring came; Q is fixed for life."""
+        self._partitions = partitions
+        self.hints.ring_has(partitions)
 
     # Reading
 
@@ -91,7 +102,8 @@ class Replica:
         Or `damaged`, when what is stored can't be read.
         """
         skey = digest + key
-        if not self.hints:
+        hinted = self.hints.by_target
+        if not hinted:
 
             def found(record: bytes | None) -> None:
                 try:
@@ -101,10 +113,10 @@ class Replica:
                     return
                 done(obj)
 
-            self._with(OBJECTS, skey, found)
+            self._turns.take(OBJECTS, skey, found)
             return
         places = [(OBJECTS, skey)]
-        places += [(HINTS, records.hint_key(o, digest, key)) for o in owners if o in self.hints]
+        places += [(HINTS, records.hint_key(o, digest, key)) for o in owners if o in hinted]
         left = len(places)
         whole: bytes | None = None
         trouble: Corrupt | None = None
@@ -125,7 +137,7 @@ class Replica:
                 damaged(trouble)
 
         for family, place in places:
-            self._with(family, place, got)
+            self._turns.take(family, place, got)
 
     async def read_async(self, key: bytes, digest: bytes, owners: tuple[int, ...]) -> bytes | None:
         """`read` as a coroutine."""
@@ -133,56 +145,53 @@ class Replica:
         self.read(key, digest, owners, future.set_result, future.set_exception)
         return await future
 
+    def read_own(self, skey: bytes, done: WithValue, damaged: Callable[[Corrupt], None]) -> None:
+        """The encoded object of this node's own record at digest + key, hints left aside."""
+
+        def found(data: bytes | None) -> None:
+            try:
+                obj = None if data is None else records.object_of(data)
+            except Corrupt as error:
+                damaged(error)
+                return
+            done(obj)
+
+        self._turns.take(OBJECTS, skey, found)
+
     # Writing
 
-    def merge(self, key: bytes, digest: bytes, obj: bytes, done: Done, sync: bool = False) -> None:
-        """Merge a whole object from a peer; `done` once the result is safe."""
-        skey = digest + key
-
-        def merged(data: bytes | None) -> None:
-            try:
-                held = None if data is None else records.from_bytes(data)
-                result = objects.merge_bytes(None if held is None else held.obj, obj)
-            except Corrupt as error:
-                done(error)
-                return
-            if held is None:
-                self._put_object(skey, Record(result, None), new=True)
-            elif result is not held.obj:
-                self._put_object(skey, Record(result, held.mark), new=False)
-            self._store.commit(done, sync)
-
-        self._with(OBJECTS, skey, merged)
-
-    def hint(
+    def merge(
         self,
         key: bytes,
         digest: bytes,
-        target: int,
         obj: bytes,
         reap_round: int,
         done: Done,
         sync: bool = False,
     ) -> None:
-        """Keep a whole object for owner `target`; `done` once it is safe."""
-        place = records.hint_key(target, digest, key)
+        """Merge a whole object from a peer; `done` once the result is safe.
 
-        def kept(data: bytes | None) -> None:
+        `done` gets ReapedError when what is older than its round was reaped here.
+        """
+        skey = digest + key
+
+        def merged(data: bytes | None) -> None:
+            if reap_round < (floor := self.rounds.committed(self.partition_of(digest))):
+                done(ReapedError(self.ring_name(), floor))
+                return
             try:
                 held = None if data is None else records.from_bytes(data)
                 result = objects.merge_bytes(None if held is None else held.obj, obj)
             except Corrupt as error:
                 done(error)
                 return
-            stamp = Stamp(reap_round, *self.ring_name())
             if held is None:
-                self._put_hint(place, target, Record(result, None, stamp), new=True)
+                self._put_object(skey, None, Record(result, None))
             elif result is not held.obj:
-                lowest = min(stamp, held.stamp or stamp)
-                self._put_hint(place, target, Record(result, held.mark, lowest), new=False)
+                self._put_object(skey, held.obj, Record(result, held.mark))
             self._store.commit(done, sync)
 
-        self._with(HINTS, place, kept)
+        self._turns.take(OBJECTS, skey, merged)
 
     def mint(
         self,
@@ -190,14 +199,14 @@ class Replica:
         digest: bytes,
         hint_for: int,
         write: NewWrite,
-        minted: Callable[[bytes, Clock], None],
+        minted: Callable[[bytes, Clock, int], None],
         refused: Callable[[DynamoError], None],
         done: Done,
     ) -> None:
         """Make a new version of `key` and put it into the batch.
 
-        `minted(object, context)` is called when the dot is in the batch, before
-        it may leave the node; the context is the author's plus this dot, never
+        `minted(object, context, reap round)` is called when the dot is in the batch,
+        before it may leave the node; the context is the author's plus this dot, never
         the stored clock. `done` is called when it is safe. A stand-in mints into the
         hint that it keeps for `hint_for`. Or `refused` is called, with
         RefusedError for what the client can mend, and nothing is written.
@@ -209,30 +218,33 @@ class Replica:
 
         def mint_into(data: bytes | None) -> None:
             try:
-                obj, dot, context = self._minted(data, write)
+                held = None if data is None else records.from_bytes(data)
+                obj, dot, context = self._minted(held, write)
             except DynamoError as error:
                 refused(error)
                 return
+            reap_round = self.rounds.stamp(self.partition_of(digest))
             if hint_for:
-                stamp = Stamp(0, *self.ring_name())
-                if data is not None:
-                    stamp = min(stamp, records.from_bytes(data).stamp or stamp)
-                self._put_hint(place, hint_for, Record(obj, dot, stamp), new=data is None)
+                # Not bound by the limit: this is the copy that the write begins with.
+                stamp = Stamp(reap_round, *self.ring_name())
+                if held is not None:
+                    stamp = min(stamp, held.stamp or stamp)
+                    reap_round = stamp.reap_round
+                self.hints.put(place, Record(obj, dot, stamp), data)
             else:
-                self._put_object(place, Record(obj, dot), new=data is None)
-            minted(obj, context.with_dot(dot))
+                self._put_object(place, None if held is None else held.obj, Record(obj, dot))
+            minted(obj, context.with_dot(dot), reap_round)
             self._store.commit(done)
 
-        self._with(family, place, mint_into)
+        self._turns.take(family, place, mint_into)
 
-    def _minted(self, data: bytes | None, write: NewWrite) -> tuple[bytes, Dot, Clock]:
+    def _minted(self, record: Record | None, write: NewWrite) -> tuple[bytes, Dot, Clock]:
         minter = self.minter
         if minter is None:
             raise RefusedError(Kind.OVERLOADED, "this node is still starting; try again")
         mark: Dot | None = None
         held: Object = objects.ABSENT
-        if data is not None:
-            record = records.from_bytes(data)
+        if record is not None:
             mark, held = record.mark, objects.from_bytes(record.obj)
         context = write.context
         if write.adopt_clock and not context:
@@ -273,29 +285,34 @@ class Replica:
                 + (": read the key and write with the context of that read" if many else ""),
             )
 
-    def forget_hint(self, place: bytes, target: int, sent: bytes) -> None:
-        """Remove a hint that its target has made durable, unless it has changed since."""
-
-        def forget(data: bytes | None) -> None:
-            if data == sent:
-                self._store.delete(HINTS, place)
-                left = self.hints.get(target, 0) - 1
-                if left > 0:
-                    self.hints[target] = left
-                else:
-                    self.hints.pop(target, None)
-
-        self._with(HINTS, place, forget)
-
-    def _put_object(self, skey: bytes, record: Record, new: bool) -> None:
+    def _put_object(self, skey: bytes, old: bytes | None, record: Record) -> None:
+        self.on_change(skey, old, record.obj)
         self._store.put(OBJECTS, skey, records.to_bytes(record))
-        if new:
+        if old is None:
             self.keys_since_count += 1
 
-    def _put_hint(self, place: bytes, target: int, record: Record, new: bool) -> None:
-        self._store.put(HINTS, place, records.to_bytes(record))
-        if new:
-            self.hints[target] = self.hints.get(target, 0) + 1
+    def remove(self, skey: bytes, leaf: bytes, done: Done) -> None:
+        """Remove the record at digest + key if its leaf is still this one; `done` once fsynced."""
+        key = skey[DIGEST_BYTES:]
+
+        def remove(data: bytes | None) -> None:
+            try:
+                obj = None if data is None else records.object_of(data)
+                same = obj is not None and objects.leaf(key, objects.head_of(obj)) == leaf
+            except Corrupt as error:
+                done(error)
+                return
+            if same:
+                self.on_change(skey, obj, None)
+                self._store.delete(OBJECTS, skey)
+                self.keys_since_count -= 1
+            self._store.commit(done, sync=True)
+
+        self._turns.take(OBJECTS, skey, remove)
+
+    def partition_of(self, digest: bytes) -> int:
+        """The partition that a key's digest lies in."""
+        return partition_of(digest, self._partitions)
 
     @property
     def key_count(self) -> int | None:
@@ -331,25 +348,3 @@ class Replica:
                 self.on_new_incarnation(minter.incarnation)
 
         self.lease(minter, min(minter.lease_end + LEASE_BIRTHS, BIRTHS_MAX), extended)
-
-    # One key at a time
-
-    def _with(self, family: str, place: bytes, then: WithValue) -> None:
-        """Call `then` with what is stored, after everybody who asked before."""
-        waiting = self._loading.get((family, place)) if self._loading else None
-        if waiting is not None:
-            waiting.append(then)
-            return
-        value = self._store.peek(family, place)
-        if isinstance(value, Unread):
-            self._loading[family, place] = [then]
-            self._store.load(family, place, lambda found: self._loaded(family, place, found))
-            return
-        then(value)
-
-    def _loaded(self, family: str, place: bytes, found: bytes | None) -> None:
-        waiting = self._loading.pop((family, place))
-        for then in waiting:
-            # The one before may have written: the batch knows better than the disk.
-            value = self._store.peek(family, place)
-            then(found if isinstance(value, Unread) else value)

@@ -16,10 +16,12 @@ from dynamo_core import objects, wire
 from dynamo_core.errors import CallerError, Corrupt, DynamoError
 from dynamo_core.frames import NO_RING, Frame, RingName
 from dynamo_core.handshake import Hello, Identity
+from dynamo_core.records import Stamp
 from dynamo_core.ring import Ring
 from dynamo_core.wire import Code, Found, Type
 from dynamo_node.inbound import Inbound
 from dynamo_node.pings import facts_of
+from dynamo_node.refusals import PeerRefusal
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -48,6 +50,7 @@ class Service:
             Type.RING: self._ring,
             Type.LEASE: self._lease,
             Type.CLUSTER: self._cluster,
+            **node.handlers,
         }
 
     # What `Inbound` asks
@@ -115,15 +118,16 @@ class Service:
         request_id = frame.request_id
 
         def read(obj: bytes | None) -> None:
-            if node.recovering:
-                reply = wire.pack_read_reply(Found.ABSTAINS, 0)
+            reap_round = node.replica.rounds.stamp(place.partition)
+            if not node.standing.counts(place.partition):
+                reply = wire.pack_read_reply(Found.ABSTAINS, reap_round)
             elif obj is None:
-                reply = wire.pack_read_reply(Found.NOTHING, 0)
+                reply = wire.pack_read_reply(Found.NOTHING, reap_round)
             elif whole:
-                reply = wire.pack_read_reply(Found.WHOLE, 0, obj)
+                reply = wire.pack_read_reply(Found.WHOLE, reap_round, obj)
             else:
                 try:
-                    reply = wire.pack_read_reply(Found.HEAD, 0, objects.head_of(obj))
+                    reply = wire.pack_read_reply(Found.HEAD, reap_round, objects.head_of(obj))
                 except Corrupt as error:
                     damaged(error)
                     return
@@ -144,22 +148,25 @@ class Service:
         def written(error: BaseException | None) -> None:
             if error is None:
                 caller.reply(request_id, Type.WRITTEN, b"")
+            elif isinstance(error, PeerRefusal):
+                caller.reply(request_id, Type.ERROR, error.reply())
             else:
                 self._error(caller, frame, Code.STORAGE, str(error))
 
         replica = self._node.replica
         if write.hint_for and write.hint_for != self._node.topology.number:
-            replica.hint(
+            replica.hints.keep(
                 write.key,
                 place.digest,
                 write.hint_for,
                 write.obj,
-                write.reap_round,
+                Stamp(write.reap_round, *self._node.topology.name),
                 written,
-                write.sync,
+                sync=write.sync,
+                over=write.over,
             )
         else:
-            replica.merge(write.key, place.digest, write.obj, written, write.sync)
+            replica.merge(write.key, place.digest, write.obj, write.reap_round, written, write.sync)
 
     # Operations
 
@@ -216,7 +223,7 @@ class Service:
             disk.granted(lease.number, lease.incarnation) > lease.held_until
             or self.is_replaced(lease.number, lease.incarnation)
             # What this node granted before may have gone with the disk it had then.
-            or self._node.recovering
+            or self._node.standing.recovering
         )
         try:
             if not stale:

@@ -33,6 +33,8 @@ class Topology:
         self.number = 0
         self.links: dict[int, Link] = {}
         self.name: RingName = NO_RING
+        self.owned: frozenset[int] = frozenset()
+        """Partitions of which this node is one of the first N."""
         self._lists: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
     def adopt(self, ring: Ring, number: int, make_link: Callable[[int], Link]) -> list[Link]:
@@ -40,6 +42,7 @@ class Topology:
         self.ring, self.number = ring, number
         self.name = RingName(ring.epoch, bytes.fromhex(ring.id))
         self._lists = {}
+        self.owned = frozenset(p for p, row in enumerate(ring.slots) if number in row)
         wanted = {m.number: m for m in ring.members if m.number != number}
         gone = [link for n, link in self.links.items() if wanted.get(n) != link.member]
         kept = {n: link for n, link in self.links.items() if wanted.get(n) == link.member}

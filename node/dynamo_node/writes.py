@@ -12,11 +12,12 @@ from dynamo_core import wire
 from dynamo_core.errors import DynamoError
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.put_quorum import PutQuorum, Send
-from dynamo_core.records import NOBODY
+from dynamo_core.records import NOBODY, Stamp
 from dynamo_core.versions import Clock
 from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST
-from dynamo_node.replica import NewWrite, RefusedError
+from dynamo_node.refusals import NoRoomError, RefusedError
+from dynamo_node.replica import NewWrite
 from dynamo_node.topology import Place
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _WRITTEN: Final = int(wire.Type.WRITTEN)
 class PutOperation(InFlight):
     """One write in flight; it lives until nobody's answer is awaited."""
 
-    __slots__ = ("_machine", "_obj", "_payload", "_sends", "_token", "_write")
+    __slots__ = ("_machine", "_obj", "_payload", "_reap_round", "_sends", "_token", "_write")
 
     def __init__(
         self, coordinator: "Coordinator", request: "Request", place: Place, w: int, write: NewWrite
@@ -43,6 +44,7 @@ class PutOperation(InFlight):
         self._obj = b""
         self._payload = b""
         self._token = ""
+        self._reap_round = 0
         self._sends: list[Send] = []
 
     def start(self) -> None:
@@ -63,12 +65,13 @@ class PutOperation(InFlight):
             partial(self._local_done, local.hint_for),
         )
 
-    def _minted(self, obj: bytes, context: Clock) -> None:
+    def _minted(self, obj: bytes, context: Clock, reap_round: int) -> None:
         coordinator, key = self._coordinator, self._request.key
         self._obj = obj
-        self._payload = wire.pack_write(key, obj, NOBODY, 0, False)
+        self._reap_round = reap_round
+        self._payload = wire.pack_write(key, obj, NOBODY, reap_round, False)
         self._token = coordinator.keyring.seal(
-            key, context.to_bytes(), 0, coordinator.topology.number
+            key, context.to_bytes(), reap_round, coordinator.topology.number
         )
         self._send_all(self._sends)
         if self._answered:  # too late for its author, but it is written now
@@ -93,16 +96,14 @@ class PutOperation(InFlight):
         self._after_reply()
 
     def _send_all(self, sends: list[Send]) -> None:
-        coordinator, request, place = self._coordinator, self._request, self._place
+        coordinator, request = self._coordinator, self._request
         for node, hint_for in sends:
             if node == self._machine.local:
-                coordinator.replica.hint(
-                    request.key, place.digest, hint_for, self._obj, 0, _hint_kept
-                )
+                self._keep_at_home(hint_for)
                 continue
             payload = self._payload
             if hint_for:
-                payload = wire.pack_write(request.key, self._obj, hint_for, 0, False)
+                payload = wire.pack_write(request.key, self._obj, hint_for, self._reap_round, False)
             link = coordinator.topology.links.get(node)
             if link is None:  # a ring without it came meanwhile
                 coordinator.loop.call_soon(self._replied, node, hint_for, LOST, b"")
@@ -171,10 +172,20 @@ class PutOperation(InFlight):
             return
         machine = self._machine
         for send in machine.give_up_waiting():
-            self._coordinator.replica.hint(
-                self._request.key, self._place.digest, send.hint_for, self._obj, 0, _hint_kept
-            )
+            self._keep_at_home(send.hint_for)
         self._finish()
+
+    def _keep_at_home(self, hint_for: int) -> None:
+        """A hint beyond W; where it finds no room a mark says what its owner misses."""
+        coordinator, place = self._coordinator, self._place
+        hints = coordinator.replica.hints
+
+        def kept(error: BaseException | None) -> None:
+            if isinstance(error, NoRoomError):
+                hints.mark(hint_for, place.partition)
+
+        stamp = Stamp(self._reap_round, *coordinator.topology.name)
+        hints.keep(self._request.key, place.digest, hint_for, self._obj, stamp, kept)
 
     def _succeed(self) -> None:
         machine = self._machine
@@ -205,7 +216,3 @@ class PutOperation(InFlight):
 
     def _finishing(self) -> None:
         self._obj = self._payload = b""
-
-
-def _hint_kept(error: BaseException | None) -> None:
-    """A hint beyond W binds nobody: without it anti-entropy brings the owner up to date."""

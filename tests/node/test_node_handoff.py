@@ -10,12 +10,13 @@ import pytest
 
 from dynamo_core import objects, records, wire
 from dynamo_core.objects import ABSENT, Sibling
+from dynamo_core.records import Stamp
 from dynamo_core.ring import position
 from dynamo_core.versions import EMPTY
 from dynamo_node import handoff
 from dynamo_node.config import Limits
 from dynamo_node.disk import Disk
-from dynamo_node.handoff import Handoff, count_hints
+from dynamo_node.handoff import Handoff
 from dynamo_node.replica import Replica
 from dynamo_node.storage import HINTS, Store
 
@@ -67,7 +68,8 @@ def replica(store: Store) -> Replica:
 
 async def _keep(store: Store, replica: Replica, target: int, *keys: bytes) -> None:
     for key in keys:
-        replica.hint(key, position(key), target, OBJECT, 0, lambda error: None)
+        stamp = Stamp(0, 1, bytes(16))
+        replica.hints.keep(key, position(key), target, OBJECT, stamp, lambda error: None)
     await store.durable()
 
 
@@ -87,7 +89,7 @@ async def test_a_silent_target_holds_up_nobody(store: Store, replica: Replica) -
     await _keep(store, replica, 2, b"a")
     await _keep(store, replica, 3, b"b", b"c")
     running = asyncio.create_task(_handoff(store, replica, peers).run())
-    await _until(lambda: replica.hints == {2: 1})
+    await _until(lambda: replica.hints.by_target == {2: 1})
     assert sorted(peers[3].written) == [b"b", b"c"]
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -109,14 +111,14 @@ async def test_a_damaged_hint_and_refused_ones_stop_no_other(
     damaged = records.hint_key(2, bytes(16), b"damaged")
     store.put(HINTS, damaged, b"\xff nothing of ours")
     await store.durable()
-    replica.hints = await count_hints(store)
-    assert replica.hints == {2: 10}
+    await replica.hints.load(16)
+    assert replica.hints.by_target == {2: 10}
     work = _handoff(store, replica, peers)
     running = asyncio.create_task(work.run())
-    await _until(lambda: replica.hints == {2: 4})
+    await _until(lambda: replica.hints.by_target == {2: 4})
     refused.clear()
     work.wake()
-    await _until(lambda: replica.hints == {2: 1})
+    await _until(lambda: replica.hints.by_target == {2: 1})
     await store.durable()
     assert [place for place, _ in store.scan(HINTS, b"", b"\xff" * 64, 10)] == [damaged]
     running.cancel()

@@ -13,17 +13,20 @@ from dynamo_core.actors import Minter
 from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.outcomes import Kind
+from dynamo_core.records import Stamp
 from dynamo_core.ring import position
 from dynamo_core.versions import EMPTY, Clock
 from dynamo_node import storage
 from dynamo_node.config import Limits
 from dynamo_node.disk import Disk
-from dynamo_node.replica import NewWrite, RefusedError, Replica
+from dynamo_node.refusals import RefusedError
+from dynamo_node.replica import NewWrite, Replica
 from dynamo_node.storage import HINTS, OBJECTS, Store
 
 KEY = b"key"
 PLACE = position(KEY) + KEY
 OWNERS = (1, 2, 3)
+STAMP = Stamp(0, 1, bytes(16))
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -39,11 +42,11 @@ class Bench:
         self.replica.minter = Minter(1, b"incarn-1", 1, 1 << 30)
 
     def merge(self, obj: bytes) -> "asyncio.Future[None]":
-        return self._future(lambda done: self.replica.merge(KEY, position(KEY), obj, done))
+        return self._future(lambda done: self.replica.merge(KEY, position(KEY), obj, 0, done))
 
     def hint(self, target: int, obj: bytes) -> "asyncio.Future[None]":
         return self._future(
-            lambda done: self.replica.hint(KEY, position(KEY), target, obj, 0, done)
+            lambda done: self.replica.hints.keep(KEY, position(KEY), target, obj, STAMP, done)
         )
 
     def mint(
@@ -65,7 +68,7 @@ class Bench:
             position(KEY),
             hint_for,
             write,
-            lambda obj, clock: made.append((obj, clock)),
+            lambda obj, clock, reap_round: made.append((obj, clock)),
             future.set_exception,
             done,
         )
@@ -187,7 +190,7 @@ async def test_a_dot_is_in_the_batch_before_it_leaves_and_safe_before_it_is_told
     write = NewWrite(EMPTY, False, bytes(16), 0, "", b"v")
     done = asyncio.Event()
 
-    def minted(obj: bytes, context: Clock) -> None:
+    def minted(obj: bytes, context: Clock, reap_round: int) -> None:
         assert fresh.store.peek(OBJECTS, PLACE) is not None
         order.append("minted")
 
@@ -237,7 +240,7 @@ async def test_damaged_objects_are_refused_and_spoil_nothing(fresh: Bench) -> No
         with pytest.raises(Corrupt):
             await fresh.hint(2, bad)
     assert await fresh.read() == {b"x"}
-    assert fresh.replica.hints == {}
+    assert fresh.replica.hints.by_target == {}
 
 
 async def test_last_write_wins_without_a_context_takes_the_clock_that_is_here(
@@ -259,7 +262,7 @@ async def test_hints_are_kept_beside_counted_and_shown_to_readers(fresh: Bench) 
         fresh.hint(3, _blind(4, b"for 3 too")),
         fresh.hint(9, _blind(5, b"for a node that is no owner")),
     )
-    assert fresh.replica.hints == {2: 1, 3: 1, 9: 1}
+    assert fresh.replica.hints.by_target == {2: 1, 3: 1, 9: 1}
     assert await fresh.read() == {b"own", b"for 2", b"for 3", b"for 3 too"}
     assert fresh.replica.keys_since_count == 1, "a hint is no key of this node"
 
@@ -268,23 +271,23 @@ async def test_a_hint_that_changed_while_it_was_sent_is_kept(fresh: Bench) -> No
     await fresh.hint(2, _blind(2, b"sent"))
     [(place, sent)] = await fresh.store.scan_async(HINTS, b"", b"\xff" * 64, 10)
     await fresh.hint(2, _blind(3, b"meanwhile"))
-    fresh.replica.forget_hint(place, 2, sent)
-    assert fresh.replica.hints == {2: 1}
+    fresh.replica.hints.forget(place, sent)
+    assert fresh.replica.hints.by_target == {2: 1}
     await fresh.store.durable()
     [(place, newer)] = await fresh.store.scan_async(HINTS, b"", b"\xff" * 64, 10)
-    fresh.replica.forget_hint(place, 2, newer)
+    fresh.replica.hints.forget(place, newer)
     await fresh.store.durable()
-    assert fresh.replica.hints == {}
+    assert fresh.replica.hints.by_target == {}
     assert await fresh.store.scan_async(HINTS, b"", b"\xff" * 64, 10) == []
-    fresh.replica.forget_hint(place, 2, newer)
-    assert fresh.replica.hints == {}, "forgotten twice counts once"
+    fresh.replica.hints.forget(place, newer)
+    assert fresh.replica.hints.by_target == {}, "forgotten twice counts once"
 
 
 async def test_schedule_1_a_stand_in_that_forgot_its_hint_takes_a_new_birth(fresh: Bench) -> None:
     """It writes blind, delivers, forgets, writes blind again: the first value must survive."""
     first, _ = await fresh.mint(b"1st", hint_for=2)
     [(place, sent)] = await fresh.store.scan_async(HINTS, b"", b"\xff" * 64, 10)
-    fresh.replica.forget_hint(place, 2, sent)
+    fresh.replica.hints.forget(place, sent)
     second, _ = await fresh.mint(b"second", hint_for=2)
     at_owner = objects.from_bytes(objects.merge_bytes(first, second))
     assert {s.value for s in at_owner.siblings} == {b"1st", b"second"}

@@ -9,8 +9,10 @@ from tests.node.node_processes import CLUSTER_ID, SECRET
 
 from dynamo_core import wire
 from dynamo_core.errors import Corrupt
+from dynamo_core.frames import NO_RING
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.ring import position
+from dynamo_core.rounds import Rounds
 from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Op, Operation, Type
 from dynamo_node.config import parse
@@ -47,6 +49,8 @@ class FakeLink:
 class FakeTopology:
     """This is node `number`; owners are 1, 2, 3 and the rest is 4."""
 
+    name = NO_RING
+
     def __init__(self, number: int, links: dict[int, FakeLink]) -> None:
         self.number = number
         self.links = links
@@ -68,13 +72,15 @@ class FakeReplica:
     def __init__(self, slow: bool = False) -> None:
         self.slow = slow
         self.loaded: list[Callable[[], None]] = []
-        self.hints: list[int] = []
+        self.kept: list[int] = []
+        self.hints = self
+        self.rounds = Rounds()
 
     def mint(
         self, key: Any, digest: Any, hint_for: int, write: Any, minted: Any, refused: Any, done: Any
     ) -> None:
         def go() -> None:
-            minted(b"object", EMPTY)
+            minted(b"object", EMPTY, 0)
             done(None)
 
         self.loaded.append(go)
@@ -84,11 +90,9 @@ class FakeReplica:
     def read(self, key: Any, digest: Any, owners: Any, done: Any, damaged: Any) -> None:
         damaged(Corrupt("as the test wants it"))
 
-    def hint(
-        self, key: Any, digest: Any, target: int, obj: bytes, reap_round: int, done: Any
-    ) -> None:
+    def keep(self, key: Any, digest: Any, target: int, obj: bytes, stamp: Any, done: Any) -> None:
         assert obj, "a hint without an object"
-        self.hints.append(target)
+        self.kept.append(target)
         done(None)
 
 
@@ -130,7 +134,7 @@ async def test_a_write_is_answered_in_time_however_slow_this_nodes_disk_is() -> 
     assert not links[2].asked, "nothing leaves before it is minted"
     replica.loaded.pop()()  # the disk is back: the write may exist, and is spread then
     async with asyncio.timeout(5):
-        while replica.hints != [3]:  # noqa: ASYNC110 - the alarm's turn is polled
+        while replica.kept != [3]:  # noqa: ASYNC110 - the alarm's turn is polled
             await asyncio.sleep(0.002)
     assert links[2].asked == [Type.WRITE]
 
@@ -144,7 +148,7 @@ async def test_a_write_whose_owner_leaves_the_ring_meanwhile_is_written() -> Non
     del links[3]
     replica.loaded.pop()()
     async with asyncio.timeout(5):
-        while not answers or 3 not in replica.hints:  # noqa: ASYNC110 - an answer is polled
+        while not answers or 3 not in replica.kept:  # noqa: ASYNC110 - an answer is polled
             await asyncio.sleep(0.002)
     assert answers[0].kind == Kind.WRITTEN
 

@@ -1,0 +1,196 @@
+"""Hints: what this node keeps for owners that could not be reached (P§4.6).
+
+Owns the family of hints with its byte limit, the counts by target and by
+partition, and the durable marks "this target needs anti-entropy for this
+partition", which stand in for hints beyond W that found no room. The limit
+binds only those: a hint that a write needs to reach W is kept all the same.
+
+Forbidden here: the network; delivery is `handoff`.
+"""
+
+import logging
+from struct import Struct
+from typing import Final
+
+from dynamo_core import objects, records
+from dynamo_core.errors import Corrupt
+from dynamo_core.frames import RingName
+from dynamo_core.records import DIGEST_BYTES, Record, Stamp
+from dynamo_core.ring import partition_of
+from dynamo_core.rounds import Rounds
+from dynamo_node.refusals import NoRoomError, ReapedError
+from dynamo_node.storage import HINTS, META, Done, Store, prefix_end
+from dynamo_node.turns import Turns
+
+log = logging.getLogger(__name__)
+
+SCAN_HINTS: Final = 1000
+SCAN_BYTES: Final = 8 << 20
+_MARK_PREFIX: Final = b"mark/"
+_MARK: Final = Struct(">HI")
+_COUNT: Final = Struct(">Q")
+_TARGET_BYTES: Final = 4
+
+
+class HintStore:
+    """The hints and marks on this node's disk; loaded once before anything is written."""
+
+    def __init__(self, store: Store, turns: Turns, rounds: Rounds, bytes_max: int) -> None:
+        self._store = store
+        self._turns = turns
+        self._rounds = rounds
+        self._partitions = 1
+        self.bytes_max = bytes_max
+        self.bytes = 0
+        self.by_target: dict[int, int] = {}
+        """Hints by the node number they are meant for."""
+        self._by_partition: dict[int, int] = {}
+        self._marks: dict[tuple[int, int], int] = {}  # (partition, target) -> which making
+        self._marks_made = 0
+
+    async def load(self, partitions: int) -> None:
+        """Count what is on disk, for a ring of `partitions` (1 when none is held yet)."""
+        self._partitions = partitions
+        self.bytes = 0
+        self.by_target.clear()
+        self._by_partition.clear()
+        self._marks.clear()
+        start = b""
+        while True:
+            found = await self._store.scan_async(HINTS, start, b"\xff" * 64, SCAN_HINTS, SCAN_BYTES)
+            for place, data in found:
+                self._counted(place, len(data), 1)
+            if not found:
+                break
+            start = found[-1][0] + b"\x00"
+        start, end = _MARK_PREFIX, prefix_end(_MARK_PREFIX)
+        while found := await self._store.scan_async(META, start, end, SCAN_HINTS):
+            for key, value in found:
+                at = len(_MARK_PREFIX)
+                partition, target = _MARK.unpack_from(key, at)
+                self._marks[partition, target] = made = _COUNT.unpack(value)[0]
+                self._marks_made = max(self._marks_made, made)
+            start = found[-1][0] + b"\x00"
+
+    def ring_has(self, partitions: int) -> None:
+        """The first ring came: Q is fixed for life, and no hint can be older than it."""
+        self._partitions = partitions
+
+    # What is here
+
+    def pending(self) -> dict[int, int]:
+        """Hints and marks by target: all that target still has to get from here."""
+        pending = dict(self.by_target)
+        for _, target in self._marks:
+            pending[target] = pending.get(target, 0) + 1
+        return pending
+
+    def in_partition(self, partition: int) -> int:
+        """Hints kept here for keys of `partition`."""
+        return self._by_partition.get(partition, 0)
+
+    # Hints
+
+    def keep(
+        self,
+        key: bytes,
+        digest: bytes,
+        target: int,
+        obj: bytes,
+        stamp: Stamp,
+        done: Done,
+        *,
+        sync: bool = False,
+        over: bool = False,
+    ) -> None:
+        """Keep a whole object for owner `target`; `done` once it is safe.
+
+        `done` gets NoRoomError when it doesn't fit and `over` doesn't say that W
+        needs it, ReapedError when its stamp is older than what is promised here.
+        """
+        place = records.hint_key(target, digest, key)
+        partition = partition_of(digest, self._partitions)
+
+        def kept(data: bytes | None) -> None:
+            # Asked at the last moment: a promise may have been given while it was loaded.
+            if self._rounds.refuses_hint(partition, stamp.reap_round):
+                ring = RingName(stamp.epoch, stamp.ring_id)
+                done(ReapedError(ring, self._rounds.stamp(partition)))
+                return
+            try:
+                held = None if data is None else records.from_bytes(data)
+                result = objects.merge_bytes(None if held is None else held.obj, obj)
+            except Corrupt as error:
+                done(error)
+                return
+            if held is None or result is not held.obj:
+                if not over and self.bytes + len(place) + len(result) > self.bytes_max:
+                    done(NoRoomError(f"{self.bytes} bytes of hints are kept here already"))
+                    return
+                lowest = stamp if held is None else min(stamp, held.stamp or stamp)
+                mark = None if held is None else held.mark
+                self.put(place, Record(result, mark, lowest), data)
+            self._store.commit(done, sync)
+
+        self._turns.take(HINTS, place, kept)
+
+    def put(self, place: bytes, record: Record, old: bytes | None) -> None:
+        """Put a hint's record into the batch in the place of `old`; within that place's turn."""
+        data = records.to_bytes(record)
+        if old is not None:
+            self._counted(place, len(old), -1)
+        self._counted(place, len(data), 1)
+        self._store.put(HINTS, place, data)
+
+    def forget(self, place: bytes, sent: bytes) -> None:
+        """Remove a hint that its target has made durable, unless it has changed since."""
+
+        def forget(data: bytes | None) -> None:
+            if data is not None and data == sent:
+                self._store.delete(HINTS, place)
+                self._counted(place, len(data), -1)
+
+        self._turns.take(HINTS, place, forget)
+
+    def _counted(self, place: bytes, size: int, sign: int) -> None:
+        target = int.from_bytes(place[:_TARGET_BYTES], "big")
+        digest = place[_TARGET_BYTES : _TARGET_BYTES + DIGEST_BYTES]
+        self.bytes += sign * (len(place) + size)
+        for counts, at in (
+            (self.by_target, target),
+            (self._by_partition, partition_of(digest, self._partitions)),
+        ):
+            left = counts.get(at, 0) + sign
+            if left > 0:
+                counts[at] = left
+            else:
+                counts.pop(at, None)
+
+    # Marks
+
+    def mark(self, target: int, partition: int) -> None:
+        """Note durably, with the tick's batch, that `target` misses something of `partition`."""
+        self._marks_made += 1
+        self._marks[partition, target] = self._marks_made
+        self._store.put(META, _mark_key(partition, target), _COUNT.pack(self._marks_made))
+
+    def marks(self) -> list[tuple[int, int, int]]:
+        """(partition, target, which making) of every mark, in order."""
+        return sorted((p, t, made) for (p, t), made in self._marks.items())
+
+    def marked(self, partition: int) -> list[int]:
+        """Targets that miss something of `partition`, in order."""
+        return sorted(target for p, target in self._marks if p == partition)
+
+    def clear_mark(self, target: int, partition: int, made: int) -> None:
+        """A compare with `target` that began after making `made` ended equal: forget the mark.
+
+        One that was made again meanwhile stays.
+        """
+        if self._marks.get((partition, target)) == made:
+            del self._marks[partition, target]
+            self._store.delete(META, _mark_key(partition, target))
+
+
+def _mark_key(partition: int, target: int) -> bytes:
+    return _MARK_PREFIX + _MARK.pack(partition, target)

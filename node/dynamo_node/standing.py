@@ -1,0 +1,114 @@
+"""Standing: for which partitions this node's disk can be believed (design: recovering).
+
+Owns the durable list of partitions that this node is recovering: it takes
+writes for them and abstains from reads, because what it holds may lack what
+others acknowledged with it. A disk starts complete only if the first ring
+names it; an empty or foreign one recovers everything, and so does one that was
+`buffered` when the machine went down. `recovery` ends it, partition by partition.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from struct import Struct
+from struct import error as struct_error
+from typing import Final
+
+from dynamo_core.errors import Corrupt
+from dynamo_core.ring import Ring
+from dynamo_node.storage import META, Store
+
+COUNTS_KEY: Final = b"counts"
+_ENTRY: Final = Struct(">HB")
+
+
+class Lack(IntEnum):
+    """Why a partition doesn't count here; the higher one is the worse."""
+
+    NOTHING = 0
+    """It counts."""
+    UNCLEAN = 1
+    """Unsynced writes may be gone; the rest is here."""
+    EMPTY = 2
+    """The disk was empty or foreign: only what was accepted since is here."""
+
+
+class Standing:
+    """One per disk."""
+
+    __slots__ = ("_lacking", "_losses", "_store", "known")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lacking: dict[int, Lack] = {}
+        self._losses: frozenset[int] = frozenset()
+        self.known = False
+        """Whether a ring was ever adopted on this disk."""
+
+    def load(self, data: bytes | None) -> None:
+        """Take up what META holds under COUNTS_KEY."""
+        if data is None:
+            return
+        self.known = True
+        try:
+            entries = [(p, Lack(lack & 0x0F), lack) for p, lack in _ENTRY.iter_unpack(data)]
+        except (struct_error, ValueError) as error:
+            raise Corrupt("the list of recovering partitions is damaged") from error
+        self._lacking = {p: lack for p, lack, _ in entries if lack}
+        self._losses = frozenset(p for p, _, raw in entries if raw & _LOSS)
+
+    def counts(self, partition: int) -> bool:
+        """Whether this node may say what it doesn't hold of `partition`."""
+        return partition not in self._lacking
+
+    def lack(self, partition: int) -> Lack:
+        return self._lacking.get(partition, Lack.NOTHING)
+
+    @property
+    def recovering(self) -> Mapping[int, Lack]:
+        """Partitions that don't count, and why."""
+        return self._lacking
+
+    @property
+    def possible_losses(self) -> frozenset[int]:
+        """Partitions that were taken up again although too few complete replicas were left."""
+        return self._losses
+
+    def begin(self, ring: Ring, number: int, disk_id: str) -> None:
+        """The first ring that this disk sees; in the same batch as the ring itself."""
+        me = ring.member(number)
+        founder = any(entry.number == number and entry.event == "created" for entry in ring.history)
+        self.known = True
+        if not (me.disk_id == disk_id and founder):
+            self._lacking = dict.fromkeys(range(ring.partitions), Lack.EMPTY)
+        self._put()
+
+    def unclean(self, partitions: Iterable[int]) -> None:
+        """What was written last may be gone from these; durable with the tick's batch."""
+        for partition in partitions:
+            self._lacking.setdefault(partition, Lack.UNCLEAN)
+        self._put()
+
+    def emptied(self, partition: int) -> None:
+        """The copy was too old to be merged and is deleted unread: a lost disk's."""
+        self._lacking[partition] = Lack.EMPTY
+        self._put()
+
+    def completed(self, partition: int, possible_loss: bool) -> None:
+        """All that can be had is merged here, durably; so is this with the tick's batch."""
+        self._lacking.pop(partition, None)
+        if possible_loss:
+            self._losses |= {partition}
+        self._put()
+
+    def _put(self) -> None:
+        touched = sorted({*self._lacking, *self._losses})
+        self._store.put(
+            META,
+            COUNTS_KEY,
+            b"".join(
+                _ENTRY.pack(p, self.lack(p) | (_LOSS if p in self._losses else 0)) for p in touched
+            ),
+        )
+
+
+_LOSS: Final = 0x10

@@ -1,0 +1,43 @@
+"""Turns: one key at a time (design: merges of one key are serialised).
+
+Owns the order in which those who want the same record get it: what memory can
+answer is answered at once, what has to be read from disk holds back everybody
+who asks for it meanwhile, and each sees what the one before has written.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from dynamo_node.storage import Store, Unread
+
+WithValue: TypeAlias = Callable[[bytes | None], None]
+
+
+class Turns:
+    """One per store."""
+
+    __slots__ = ("_loading", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._loading: dict[tuple[str, bytes], list[WithValue]] = {}
+
+    def take(self, family: str, place: bytes, then: WithValue) -> None:
+        """Call `then` with what is stored, after everybody who asked before."""
+        waiting = self._loading.get((family, place)) if self._loading else None
+        if waiting is not None:
+            waiting.append(then)
+            return
+        value = self._store.peek(family, place)
+        if isinstance(value, Unread):
+            self._loading[family, place] = [then]
+            self._store.load(family, place, lambda found: self._loaded(family, place, found))
+            return
+        then(value)
+
+    def _loaded(self, family: str, place: bytes, found: bytes | None) -> None:
+        waiting = self._loading.pop((family, place))
+        for then in waiting:
+            # The one before may have written: the batch knows better than the disk.
+            value = self._store.peek(family, place)
+            then(found if isinstance(value, Unread) else value)
