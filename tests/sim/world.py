@@ -1,0 +1,323 @@
+"""World: a whole cluster on virtual time, made of the production node's parts.
+
+Owns machines (name, disk, wall clock, power), the processes that run on them and
+their life as `main` arranges it, without the HTTP doors: start, serve, drain,
+stop; and what befalls a process. Everything random comes from the seed.
+"""
+
+import asyncio
+import gc
+import logging
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from tests.sim.disk import SimDisk, SimStore
+from tests.sim.loop import NodeLoop, Scheduler, SimFailure
+from tests.sim.net import Network
+
+from dynamo_core.contexts import Keyring
+from dynamo_core.errors import CallerError
+from dynamo_core.placement import Candidate, first_ring
+from dynamo_core.ring import Ring
+from dynamo_node.config import SYNC, Config, Timing
+from dynamo_node.inbound import Inbound
+from dynamo_node.node import Node, start_node
+from dynamo_node.outside import Outside
+from dynamo_node.service import Service
+from dynamo_node.storage import StorageError
+
+CLUSTER_ID: Final = bytes(range(16))
+WALL_START_MS: Final = 1_700_000_000_000
+NATIVE_PORT: Final = 7070
+FINISH_S: Final = 5.0
+
+
+class Machine:
+    """One host: its disk and clock stay when its process goes."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.rng = Random(f"{world.seed}/{name}")
+        self.disk = SimDisk(Random(f"{world.seed}/{name}/disk"))
+        self.skew_ms = 0
+        self.boots = 1
+        self.config: Config = None  # type: ignore[assignment]  # given by the world
+        self.process: Process | None = None
+        self.down = False
+        """Kept down by a fault; else a process that ended is started again."""
+
+    def outside(self) -> Outside:
+        return Outside(
+            random_bytes=self.rng.randbytes,
+            wall_ms=lambda: WALL_START_MS + int(self.world.now * 1000) + self.skew_ms,
+            boot_id=lambda: f"{self.name}-boot-{self.boots}",
+            open_store=lambda config: SimStore(self.disk, sync=config.durability == SYNC),
+        )
+
+    @property
+    def node(self) -> Node | None:
+        """The running node, once it has started."""
+        return None if self.process is None else self.process.node
+
+
+class Process:
+    """One run of `main`, from its start to its end."""
+
+    def __init__(self, machine: Machine) -> None:
+        world = machine.world
+        self.machine = machine
+        self.loop = NodeLoop(
+            world.scheduler, machine.name, offset=machine.rng.randrange(1, 1_000_000)
+        )
+        self.loop.connect = world.net.connect
+        self.node: Node | None = None
+        self.stop_wanted = False
+        self.connections: set[Inbound] = set()
+        world.scheduler.soon(self.loop, self._begin, ())
+
+    def _begin(self) -> None:
+        self.loop.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        machine, world = self.machine, self.machine.world
+        try:
+            node = await start_node(machine.config, machine.outside())
+        except (CallerError, StorageError) as error:
+            world.note(machine.name, f"doesn't start: {error}")
+            self._gone()
+            return
+        service = Service(node)
+        self.node = node
+        if self.stop_wanted:
+            node.stopped.set()
+        world.started(machine, node)
+        world.net.listen(
+            machine.name, NATIVE_PORT, self.loop, lambda: Inbound(service, self.connections)
+        )
+        await node.stopped.wait()
+        node.stopping = True
+        if node.failure is None:
+            node.pings.tell_all()
+            await asyncio.sleep(machine.config.timing.drain_ms / 1000)
+        world.net.stop_listening(machine.name)
+        until = self.loop.time() + FINISH_S
+        while node.coordinator.in_flight and self.loop.time() < until:
+            await asyncio.sleep(0.01)
+        for connection in sorted(self.connections, key=lambda c: getattr(c.transport, "number", 0)):
+            connection.close_soon()
+        await node.stop()
+        self._gone()
+
+    def stop(self) -> None:
+        """SIGTERM."""
+        self.stop_wanted = True
+        if self.node is not None:
+            node = self.node
+            self.machine.world.scheduler.soon(self.loop, node.stopped.set, ())
+
+    def _gone(self) -> None:
+        machine = self.machine
+        self.loop.kill()
+        machine.disk.in_use = False
+        machine.world.net.process_gone(self.loop)
+        machine.world.ended(machine, self)
+
+
+class World:
+    """One cluster and its clock; `seed` decides everything."""
+
+    def __init__(
+        self,
+        seed: int,
+        nodes: int = 3,
+        n: int = 3,
+        r: int = 2,
+        w: int = 2,
+        partitions: int = 16,
+        durability: str = SYNC,
+    ) -> None:
+        logging.getLogger("dynamo_node").setLevel(logging.CRITICAL + 1)
+        self.seed = seed
+        self.rng = Random(f"{seed}/world")
+        self.scheduler = Scheduler()
+        self.net = Network(self.scheduler, Random(f"{seed}/net"))
+        self.faults: Counter[str] = Counter()
+        self.trace: list[tuple[float, str, str]] | None = None
+        self.ring: Ring | None = None
+        self.n = min(n, nodes)
+        self._dead: list[Process] = []
+        self._partitions = partitions
+        self.on_start: list[Any] = []
+        """Called with (machine, node) whenever a node has started."""
+        self.machines = [Machine(self, f"node-{i}") for i in range(nodes)]
+        keyring = Keyring(0, {0: bytes(32)})
+        for machine in self.machines:
+            machine.config = Config(
+                cluster_name="sim",
+                cluster_id=CLUSTER_ID,
+                keyring=keyring,
+                name=machine.name,
+                data_dir=Path("/sim") / machine.name,
+                host=machine.name,
+                http_port=8080,
+                native_port=NATIVE_PORT,
+                admin_port=8081,
+                admin_token="t",
+                r=r,
+                w=w,
+                durability=durability,
+                timing=replace(Timing(), timeout_ms=2000, drain_ms=200),
+            )
+
+    @property
+    def now(self) -> float:
+        return self.scheduler.now
+
+    def note(self, who: str, what: str) -> None:
+        """A line of the trace, if one is kept."""
+        if self.trace is not None:
+            self.trace.append((self.now, who, what))
+
+    # Life
+
+    def form(self) -> None:
+        """Start every node on an empty disk and give them their first ring."""
+        for machine in self.machines:
+            self.start(machine)
+        self.run_until(lambda: all(m.node is not None for m in self.machines), 10)
+        self.ring = first_ring(
+            CLUSTER_ID.hex(),
+            "sim",
+            [
+                Candidate(m.name, "", "1", m.name, 8080, NATIVE_PORT, 8081, m.node.disk.disk_id)
+                for m in self.machines
+                if m.node is not None
+            ],
+            self.n,
+            self._partitions,
+            "2026-01-01T00:00:00Z",
+        )
+        for machine in self.machines:
+            assert machine.process is not None and machine.node is not None
+            loop, node = machine.process.loop, machine.node
+            self.scheduler.soon(
+                loop, lambda loop=loop, node=node: loop.create_task(node.post_ring(self.ring)), ()
+            )
+        self.run_until(lambda: self.all_ready() and self.all_linked(), 30)
+
+    def start(self, machine: Machine) -> None:
+        """Start a process on a machine that has none."""
+        if machine.process is None:
+            machine.down = False
+            self.net.power_on(machine.name)
+            machine.process = Process(machine)
+            self.note(machine.name, "starts")
+
+    def started(self, machine: Machine, node: Node) -> None:
+        for told in self.on_start:
+            told(machine, node)
+
+    def ended(self, machine: Machine, process: Process) -> None:
+        """A process ended by itself: whoever supervises it starts it again."""
+        self._dead.append(process)
+        self.note(machine.name, "has ended")
+        if machine.process is process:
+            machine.process = None
+            if not machine.down:
+                self.scheduler.at(self.now + 1.0, None, self._supervise, machine)
+
+    def _supervise(self, machine: Machine) -> None:
+        if not machine.down:
+            self.start(machine)
+
+    def crash(self, machine: Machine, power: bool) -> None:
+        """Kill the process; with `power` the machine goes dark and loses unsynced writes."""
+        machine.down = True
+        process, machine.process = machine.process, None
+        if process is None:
+            return
+        process.loop.kill()
+        self._dead.append(process)
+        machine.disk.in_use = False
+        if power:
+            self.net.power_off(process.loop)
+            lost = machine.disk.cut_power()
+            machine.boots += 1
+            self.faults["unsynced batches lost"] += lost
+            self.note(machine.name, f"power cut, {lost} batches lost")
+        else:
+            self.net.process_gone(process.loop)
+            self.note(machine.name, "is killed")
+
+    def stop(self, machine: Machine) -> None:
+        """SIGTERM; it stays down until it is started."""
+        machine.down = True
+        if machine.process is not None:
+            machine.process.stop()
+            self.note(machine.name, "is told to stop")
+
+    def stall(self, machine: Machine, seconds: float) -> None:
+        """The process doesn't run for a while."""
+        process = machine.process
+        if process is None or process.loop.stalled:
+            return
+        process.loop.stall()
+        self.note(machine.name, f"stalls for {seconds:.2f} s")
+        self.scheduler.at(self.now + seconds, None, process.loop.go_on, self.rng.random() < 0.5)
+
+    def block(self, source: str, target: str, blocked: bool) -> None:
+        """One direction between two machines."""
+        link = self.net.link(source, target)
+        if link.blocked != blocked:
+            link.blocked = blocked
+            if not blocked:
+                self.net.flush(source, target)
+
+    def all_ready(self) -> bool:
+        return all(m.node is not None and m.node.ready for m in self.machines)
+
+    def all_linked(self) -> bool:
+        return all(
+            link.healthy
+            for m in self.machines
+            if m.node is not None
+            for link in m.node.topology.links.values()
+        )
+
+    # Running
+
+    def run_for(self, seconds: float) -> None:
+        self.scheduler.run(self.now + seconds)
+        self._raise()
+
+    def run_until(self, condition: Any, most_s: float) -> None:
+        """Run until `condition()`; SimFailure when that takes longer than `most_s`."""
+        until = self.now + most_s
+        while not condition():
+            if self.now >= until:
+                raise SimFailure(f"waited {most_s} s of virtual time in vain")
+            self.run_for(0.05)
+
+    def _raise(self) -> None:
+        if self.scheduler.failures:
+            raise SimFailure(self.scheduler.failures[0])
+
+    def close(self) -> None:
+        """End of the run: nothing of it runs any more, in whatever order it is freed."""
+        for machine in self.machines:
+            if machine.process is not None:
+                machine.process.loop.kill()
+                self._dead.append(machine.process)
+        self.scheduler.drop_all()
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        try:  # coroutines that were cut off complain when they are freed
+            self._dead.clear()
+            self.machines.clear()
+            gc.collect()
+        finally:
+            sys.unraisablehook = hook
