@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from dynamo_core import wire
+from dynamo_core.admission import Admission
 from dynamo_core.contexts import NO_CONTEXT, Context, Keyring
 from dynamo_core.errors import CallerError, Corrupt, DynamoError
 from dynamo_core.objects import TYPE_BYTES_MAX
@@ -86,6 +87,8 @@ class Coordinator:
         self.hedge_s = config.timing.hedge_ms / 1000
         self.straggler_ms = config.timing.straggler_ms
         self.alarms = Alarms(self.loop)
+        self.admission = Admission(self.loop.time())
+        """Told how long operations take."""
         self.counts: Callable[[int], bool] = lambda partition: True
         """Whether this node may say what it doesn't hold of a partition."""
         self.on_stale_ring: Callable[[int, int], None] = lambda node, code: None
@@ -134,9 +137,12 @@ class Coordinator:
             answered = True
             self._in_flight -= 1
             self._bytes_in_flight -= size
+            now = self.loop.time()
+            self.admission.ended(now, now - request.began)
             answer(outcome)
 
         request = Request(self.loop, operation.key, remaining_ms, trace, finished)
+        self.admission.began(request.began)
         place = self.topology.place(operation.key)
         try:
             if operation.op == Op.GET:

@@ -8,14 +8,16 @@ tried again for ever; nothing but an acknowledgement removes a hint.
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from dynamo_core import records, wire
 from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.records import DIGEST_BYTES, NOBODY
 from dynamo_node.links import Link
 from dynamo_node.replica import Replica
+from dynamo_node.slices import Slices, share_told
 from dynamo_node.storage import HINTS, Store, prefix_end
 from dynamo_node.topology import Topology
 
@@ -30,8 +32,18 @@ RETRY_S: Final = 0.5
 class Handoff:
     """One task for each target that can be reached, so that none waits for another."""
 
-    def __init__(self, store: Store, replica: Replica, topology: Topology) -> None:
+    def __init__(
+        self,
+        store: Store,
+        replica: Replica,
+        topology: Topology,
+        slices: Slices,
+        peers: Mapping[int, Mapping[str, Any]],
+    ) -> None:
+        """`peers`: what each last said of itself; advice about what it can take."""
         self._store = store
+        self._slices = slices
+        self._peers = peers
         self._replica = replica
         self._topology = topology
         self._wake = asyncio.Event()
@@ -62,11 +74,15 @@ class Handoff:
         name = self._topology.host_name(target)
         try:
             while (link := self._topology.links.get(target)) is not None and link.healthy:
-                batch = await self._store.scan_async(HINTS, start, end, BATCH_HINTS, BATCH_BYTES)
+                async with self._slices.slice("handoff", share_told(self._peers.get(target))):
+                    batch = await self._store.scan_async(
+                        HINTS, start, end, BATCH_HINTS, BATCH_BYTES
+                    )
+                    if batch:
+                        start = batch[-1][0] + b"\x00"
+                        await self._deliver_batch(link, target, batch)
                 if not batch:
                     break
-                start = batch[-1][0] + b"\x00"
-                await self._deliver_batch(link, target, batch)
             if target not in self._replica.hints.by_target:
                 log.info("all hints for %s are delivered", name)
         except DynamoError as error:

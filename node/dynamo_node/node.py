@@ -63,14 +63,16 @@ class Node:
         self.coordinator.on_stale_ring = self._ring_trouble
         self.coordinator.counts = self.standing.counts
         self.slices = Slices()
-        self.handoff = Handoff(disk.store, self.replica, self.topology)
+        self.coordinator.admission = self.slices.admission
+        self.peers: dict[int, dict[str, Any]] = {}
+        """What each peer last said of itself, by node number."""
+        self.recovery = Recovery(self)
+        self.handoff = Handoff(disk.store, self.replica, self.topology, self.slices, self.peers)
         self.pings = Pings(self)
         self.stopping = False
         self.stopped = asyncio.Event()
         self.failure: StorageError | None = None
         self.incarnation = clean.incarnation if clean else new_incarnation(outside)
-        self.peers: dict[int, dict[str, Any]] = {}
-        """What each peer last said of itself, by node number."""
         self._clean = clean
         self._started = asyncio.get_running_loop().time()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,6 +139,7 @@ class Node:
         self.in_background(self.handoff.run())
         self.in_background(self.pings.run())
 
+        self.in_background(self.slices.run())
     async def stop(self) -> None:
         """End all loops and links and close the disk with the clean marker."""
         self.stopping = True
@@ -370,6 +373,7 @@ class Node:
 
     def heard(self, number: int, facts: dict[str, Any]) -> None:
         """A peer said this of itself."""
+            "background_share": round(self.slices.share, 3),
         self.peers[number] = facts
 
     def status(self) -> dict[str, Any]:
@@ -394,6 +398,7 @@ class Node:
             "quorum": {
                 "n": None if ring is None else ring.replication,
                 "r": config.r,
+            "background_share": self.slices.facts(),
                 "w": config.w,
             },
             "uptime_seconds": round(asyncio.get_running_loop().time() - self._started, 3),

@@ -18,6 +18,7 @@ from dynamo_node.config import Limits
 from dynamo_node.disk import Disk
 from dynamo_node.handoff import Handoff
 from dynamo_node.replica import Replica
+from dynamo_node.slices import Slices
 from dynamo_node.storage import HINTS, Store
 
 DEADLINE_S = 10.0
@@ -81,7 +82,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 def _handoff(store: Store, replica: Replica, peers: dict[int, Peer]) -> Handoff:
     topology: Any = SimpleNamespace(links=peers, host_name=lambda n: peers[n].member.name)
-    return Handoff(store, replica, topology)
+    return Handoff(store, replica, topology, Slices(), {})
 
 
 async def test_a_silent_target_holds_up_nobody(store: Store, replica: Replica) -> None:
