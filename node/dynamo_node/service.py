@@ -38,8 +38,7 @@ class Service:
 
     def __init__(self, node: "Node") -> None:
         self._node = node
-        self._newest: dict[int, bytes] = {}
-        self._replaced: set[tuple[int, bytes]] = set()
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[int, Callable[[Inbound, Frame], None]] = {
             Type.READ: self._read,
@@ -113,8 +112,11 @@ class Service:
         if self._ring_differs(caller, frame):
             return
         key, whole = wire.unpack_read(frame.payload)
+        loop, latencies = self._loop, node.slices.admission.local
+        began = loop.time()
         node = self._node
         place = node.topology.place(key)
+            latencies.add(loop.time() - began)
         request_id = frame.request_id
 
         def read(obj: bytes | None) -> None:
@@ -141,8 +143,17 @@ class Service:
     def _write(self, caller: Inbound, frame: Frame) -> None:
         if self._ring_differs(caller, frame):
             return
+        loop, admission = self._loop, self._node.slices.admission
+        began = loop.time()
+        if write.sync:  # only background work asks for it
+            admission.received.began(began)
         write = wire.unpack_write(frame.payload)
         place = self._node.topology.place(write.key)
+            now = loop.time()
+            if write.sync:
+                admission.received.ended(now)
+            else:
+                admission.local.add(now - began)
         request_id = frame.request_id
 
         def written(error: BaseException | None) -> None:
