@@ -112,14 +112,14 @@ class Service:
         if self._ring_differs(caller, frame):
             return
         key, whole = wire.unpack_read(frame.payload)
-        loop, latencies = self._loop, node.slices.admission.local
-        began = loop.time()
         node = self._node
         place = node.topology.place(key)
-            latencies.add(loop.time() - began)
         request_id = frame.request_id
+        loop, latencies = self._loop, node.slices.admission.local
+        began = loop.time()
 
         def read(obj: bytes | None) -> None:
+            latencies.add(loop.time() - began)
             reap_round = node.replica.rounds.stamp(place.partition)
             if not node.standing.counts(place.partition):
                 reply = wire.pack_read_reply(Found.ABSTAINS, reap_round)
@@ -143,20 +143,20 @@ class Service:
     def _write(self, caller: Inbound, frame: Frame) -> None:
         if self._ring_differs(caller, frame):
             return
+        write = wire.unpack_write(frame.payload)
+        place = self._node.topology.place(write.key)
+        request_id = frame.request_id
         loop, admission = self._loop, self._node.slices.admission
         began = loop.time()
         if write.sync:  # only background work asks for it
             admission.received.began(began)
-        write = wire.unpack_write(frame.payload)
-        place = self._node.topology.place(write.key)
+
+        def written(error: BaseException | None) -> None:
             now = loop.time()
             if write.sync:
                 admission.received.ended(now)
             else:
                 admission.local.add(now - began)
-        request_id = frame.request_id
-
-        def written(error: BaseException | None) -> None:
             if error is None:
                 caller.reply(request_id, Type.WRITTEN, b"")
             elif isinstance(error, PeerRefusal):
