@@ -184,7 +184,8 @@ class SimStore(Store):
     # Writing
 
     def put(self, family: str, key: bytes, value: bytes) -> None:
-        assert type(key) is bytes and type(value) is bytes, (family, key, value)
+        assert type(key) is bytes, (family, key)
+        assert type(value) is bytes, (family, key, value)
         self._change(family, key, value)
 
     def delete(self, family: str, key: bytes) -> None:

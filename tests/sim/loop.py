@@ -16,6 +16,7 @@ import heapq
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from math import ceil
 from typing import Any, Final
 
@@ -259,6 +260,13 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self.dead = True
         self.stalled = False
         self.backlog.clear()
+
+    def close_tasks(self) -> None:
+        """The run is over: unwind what was cut off, while nothing can come of it."""
+        for task in list(self._tasks.values()):
+            with suppress(BaseException):
+                task.get_coro().close()  # type: ignore[union-attr]
+        self._tasks.clear()
 
     def stall(self) -> None:
         """Nothing of it runs until `go_on`."""

@@ -36,10 +36,9 @@ class Link:
     overtake: float = 0.0
     overtake_s: float = 0.5
 
-    def calm(self) -> None:
-        """No faults any more."""
-        self.slow_s = self.lose = self.double = self.overtake = 0.0
-        self.blocked = False
+    def calm_frames(self) -> None:
+        """TCP's promises hold again."""
+        self.lose = self.double = self.overtake = 0.0
 
 
 class Network:

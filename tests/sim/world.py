@@ -6,9 +6,7 @@ stop; and what befalls a process. Everything random comes from the seed.
 """
 
 import asyncio
-import gc
 import logging
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +104,7 @@ class Process:
             await asyncio.sleep(machine.config.timing.drain_ms / 1000)
         world.net.stop_listening(machine.name)
         until = self.loop.time() + FINISH_S
-        while node.coordinator.in_flight and self.loop.time() < until:
+        while node.coordinator.in_flight and self.loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for connection in sorted(self.connections, key=lambda c: getattr(c.transport, "number", 0)):
             connection.close_soon()
@@ -203,7 +201,8 @@ class World:
             "2026-01-01T00:00:00Z",
         )
         for machine in self.machines:
-            assert machine.process is not None and machine.node is not None
+            assert machine.process is not None
+            assert machine.node is not None
             loop, node = machine.process.loop, machine.node
             self.scheduler.soon(
                 loop, lambda loop=loop, node=node: loop.create_task(node.post_ring(self.ring)), ()
@@ -314,10 +313,5 @@ class World:
                 machine.process.loop.kill()
                 self._dead.append(machine.process)
         self.scheduler.drop_all()
-        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-        try:  # coroutines that were cut off complain when they are freed
-            self._dead.clear()
-            self.machines.clear()
-            gc.collect()
-        finally:
-            sys.unraisablehook = hook
+        for process in self._dead:
+            process.loop.close_tasks()

@@ -1,0 +1,155 @@
+"""Nemesis: what befalls a world, drawn from its seed.
+
+Owns the kinds of faults, how long each lasts, and healing. At most a minority of
+the machines is down at once; disks are not lost and not rolled back yet: the
+parts that answer those are not in the node.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from tests.sim.world import Machine, World
+
+GAP_S: Final = (0.3, 2.0)
+
+
+class Nemesis:
+    """One per world; `begin` draws faults until `until`, `heal` ends them all."""
+
+    def __init__(self, world: World, rng: Random) -> None:
+        self.world = world
+        self.rng = rng
+        self.active = False
+        self._kinds: list[tuple[str, Callable[[], None]]] = [
+            ("one-way partition", self._one_way),
+            ("partition", self._partition),
+            ("flapping link", self._flap),
+            ("frame faults", self._frames),
+            ("slow link", self._slow_link),
+            ("resets", self._resets),
+            ("process crash", lambda: self._crash(False)),
+            ("power cut", lambda: self._crash(True)),
+            ("graceful stop", self._stop),
+            ("stall", self._stall),
+            ("slow disk", self._slow_disk),
+            ("clock jump", self._clock),
+        ]
+
+    def begin(self, until: float) -> None:
+        self.active = True
+        world = self.world
+        if self.rng.random() < 0.2:
+            world.net.buffer_scale = 1 / 512
+        when = world.now
+        while (when := when + self.rng.uniform(*GAP_S)) < until:
+            world.scheduler.at(when, None, self._strike)
+
+    def _strike(self) -> None:
+        if self.active:
+            name, act = self.rng.choice(self._kinds)
+            self.world.faults[name] += 1
+            self.world.note("nemesis", name)
+            act()
+
+    def heal(self) -> None:
+        """End every fault and start what is down."""
+        self.active = False
+        world = self.world
+        for link in world.net.links():
+            link.slow_s = link.lose = link.double = link.overtake = 0.0
+        for a in world.machines:
+            for b in world.machines:
+                if a is not b:
+                    world.block(a.name, b.name, False)
+        for machine in world.machines:
+            machine.disk.temper.slowness = 1.0
+            machine.skew_ms = 0
+            world.start(machine)
+
+    def _later(self, act: Callable[..., object], *args: object) -> None:
+        world = self.world
+        world.scheduler.at(world.now + self.rng.uniform(0.2, 5.0), None, self._if_active, act, args)
+
+    def _if_active(self, act: Callable[..., object], args: tuple[object, ...]) -> None:
+        if self.active:
+            act(*args)
+
+    def _pair(self) -> tuple[Machine, Machine]:
+        one, other = self.rng.sample(self.world.machines, 2)
+        return one, other
+
+    def _one_way(self) -> None:
+        a, b = self._pair()
+        self.world.block(a.name, b.name, True)
+        self._later(self.world.block, a.name, b.name, False)
+
+    def _partition(self) -> None:
+        world = self.world
+        cut = self.rng.choice(world.machines)
+        for other in world.machines:
+            if other is not cut:
+                for a, b in ((cut, other), (other, cut)):
+                    world.block(a.name, b.name, True)
+        self._later(self._rejoin, cut)
+
+    def _rejoin(self, cut: Machine) -> None:
+        for other in self.world.machines:
+            if other is not cut:
+                self.world.block(cut.name, other.name, False)
+                self.world.block(other.name, cut.name, False)
+
+    def _flap(self) -> None:
+        a, b = self._pair()
+        for i in range(6):
+            self.world.scheduler.at(
+                self.world.now + i * self.rng.uniform(0.05, 0.5),
+                None,
+                self._if_active,
+                self.world.block,
+                (a.name, b.name, i % 2 == 0),
+            )
+
+    def _frames(self) -> None:
+        a, b = self._pair()
+        link = self.world.net.link(a.name, b.name)
+        link.lose, link.double, link.overtake = (self.rng.random() * 0.3 for _ in range(3))
+        self._later(link.calm_frames)
+
+    def _slow_link(self) -> None:
+        a, b = self._pair()
+        link = self.world.net.link(a.name, b.name)
+        link.slow_s = self.rng.uniform(0.02, 0.8)
+        self._later(setattr, link, "slow_s", 0.0)
+
+    def _resets(self) -> None:
+        self.world.net.reset_some(self.rng.randint(1, 4))
+
+    def _may_fall(self) -> Machine | None:
+        up = [m for m in self.world.machines if m.process is not None and not m.down]
+        down = len(self.world.machines) - len(up)
+        return self.rng.choice(up) if up and down < (len(self.world.machines) - 1) // 2 else None
+
+    def _crash(self, power: bool) -> None:
+        machine = self._may_fall()
+        if machine is not None:
+            self.world.crash(machine, power)
+            self._later(self.world.start, machine)
+
+    def _stop(self) -> None:
+        machine = self._may_fall()
+        if machine is not None:
+            self.world.stop(machine)
+            self._later(self.world.start, machine)
+
+    def _stall(self) -> None:
+        self.world.stall(self.rng.choice(self.world.machines), self.rng.uniform(0.05, 3.0))
+
+    def _slow_disk(self) -> None:
+        temper = self.rng.choice(self.world.machines).disk.temper
+        temper.slowness = self.rng.choice((10.0, 100.0, 500.0))
+        self._later(setattr, temper, "slowness", 1.0)
+
+    def _clock(self) -> None:
+        machine = self.rng.choice(self.world.machines)
+        machine.skew_ms = self.rng.randint(-86_400_000, 86_400_000)

@@ -1,0 +1,188 @@
+"""Workload: seeded clients, and the history of what they did and were told.
+
+Owns the clients' habits: several keys and a hot one, blind writes and writes
+with the context of a read or of their own last write, deletes, sessions that
+read with a floor, retries at other nodes under the same write id. A value is
+the id of the write that wrote it.
+"""
+
+from random import Random
+from typing import Any, Final
+
+from tests.sim.world import World
+
+from dynamo_core import history as told
+from dynamo_core.errors import CallerError
+from dynamo_core.history import History, Shown
+from dynamo_core.outcomes import Kind, Outcome
+from dynamo_core.wire import Op, Operation
+
+TIMEOUT_MS: Final = 1500
+TRIES_MAX: Final = 3
+_REFUSALS: Final = (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS)
+_NAMES: Final = {Op.GET: told.GET, Op.PUT: told.PUT, Op.DELETE: told.DELETE}
+
+
+class Clients:
+    """All clients of one world; what they do goes into `history`."""
+
+    def __init__(self, world: World, rng: Random, keys: int) -> None:
+        self.world = world
+        self.rng = rng
+        self.keys = [b"key-%d" % i for i in range(keys)]
+        self.history = History()
+        self.unfinished = 0
+        self._count = 0
+        self._contexts: dict[tuple[int, bytes], tuple[str, str]] = {}
+        """What a client last got for a key: the operation's id and the token."""
+
+    def run(self, operations: int, clients: int, over_s: float) -> None:
+        """Begin `operations` at random times within the next `over_s` seconds."""
+        world, rng = self.world, self.rng
+        for _ in range(operations):
+            when = world.now + rng.random() * over_s
+            world.scheduler.at(when, None, self._begin, rng.randrange(clients))
+
+    def _begin(self, client: int) -> None:
+        rng = self.rng
+        key = self.keys[0] if rng.random() < 0.3 else rng.choice(self.keys)
+        held = self._contexts.get((client, key))
+        choice = rng.random()
+        if choice < 0.45:
+            floor = held if held is not None and rng.random() < 0.5 else None
+            self.call(Op.GET, key, client, floor)
+        elif choice < 0.85:
+            context = held if held is not None and rng.random() < 0.7 else None
+            self.call(Op.PUT, key, client, context)
+        else:
+            context = held if held is not None and rng.random() < 0.7 else None
+            self.call(Op.DELETE, key, client, context)
+
+    def call(
+        self, op: Op, key: bytes, client: int, context: tuple[str, str] | None, quorum: int = 0
+    ) -> None:
+        """One operation with all its tries."""
+        self.unfinished += 1
+        self._count += 1
+        _Call(self, op, key, client, context, quorum, f"{_NAMES[op][0]}{self._count}").next_try()
+
+    def got_context(self, client: int, key: bytes, id_: str, token: str) -> None:
+        self._contexts[client, key] = id_, token
+
+
+class _Call:
+    """One operation of one client until it is answered or given up."""
+
+    def __init__(
+        self,
+        clients: Clients,
+        op: Op,
+        key: bytes,
+        client: int,
+        context: tuple[str, str] | None,
+        quorum: int,
+        id_: str,
+    ) -> None:
+        self.clients = clients
+        self.client = client
+        self.context = context
+        self.id = id_
+        self.invoked = clients.world.now
+        self.operation = Operation(
+            op,
+            key,
+            quorum,
+            int(id_[1:]).to_bytes(16, "big"),
+            "" if context is None else context[1],
+            "text/plain",
+            id_.encode() if op == Op.PUT else b"",
+        )
+        self._tries = 0
+        self._unknown = False
+        self._done = False
+
+    def next_try(self) -> None:
+        world = self.clients.world
+        self._tries += 1
+        number = self._tries
+        machine = self.clients.rng.choice(world.machines)
+        process = machine.process
+        delay = self.clients.rng.uniform(0.0002, 0.002)
+        if process is None or process.node is None:
+            # Refused by the machine itself: nothing was sent.
+            world.scheduler.at(world.now + delay, None, self._answered, number, None)
+            return
+        world.scheduler.at(world.now + delay, process.loop, self._operate, process.node, number)
+        world.scheduler.at(world.now + TIMEOUT_MS / 1000 + 0.2, None, self._timed_out, number)
+
+    def _operate(self, node: Any, number: int) -> None:
+        world = self.clients.world
+
+        def answer(outcome: Outcome) -> None:
+            delay = self.clients.rng.uniform(0.0002, 0.002)
+            world.scheduler.at(world.now + delay, None, self._answered, number, outcome)
+
+        node.coordinator.operate(self.operation, TIMEOUT_MS, answer)
+
+    def _timed_out(self, number: int) -> None:
+        if number == self._tries and not self._done:
+            self._unknown = True
+            self._again_or(told.UNKNOWN, None)
+
+    def _answered(self, number: int, outcome: Outcome | None) -> None:
+        if self._done or number != self._tries:
+            return
+        if outcome is None:
+            self._again_or(told.UNKNOWN if self._unknown else told.REFUSED, None)
+        elif outcome.kind == Kind.ABSENT and self.operation.op == Op.DELETE:
+            self._end(told.UNKNOWN if self._unknown else told.REFUSED, outcome)
+        elif outcome.ok:
+            self._end(told.ACKNOWLEDGED, outcome)
+        elif outcome.kind in _REFUSALS:
+            self._end(told.UNKNOWN if self._unknown else told.REFUSED, outcome)
+        else:
+            self._unknown = True
+            self._again_or(told.UNKNOWN, outcome)
+
+    def _again_or(self, result: str, outcome: Outcome | None) -> None:
+        if self._tries < TRIES_MAX:
+            world = self.clients.world
+            self._tries += 1  # answers of the last try come too late from now on
+            world.scheduler.at(world.now + 0.05, None, self.next_try)
+        else:
+            self._end(result, outcome)
+
+    def _end(self, result: str, outcome: Outcome | None) -> None:
+        self._done = True
+        clients, operation = self.clients, self.operation
+        clients.unfinished -= 1
+        world = clients.world
+        if operation.op == Op.GET and result != told.ACKNOWLEDGED:
+            result = told.REFUSED
+        clock = None
+        shown: tuple[Shown, ...] = ()
+        if outcome is not None and outcome.ok and result == told.ACKNOWLEDGED:
+            if outcome.context:
+                try:
+                    keyring = world.machines[0].config.keyring
+                    clock = keyring.open(operation.key, outcome.context).clock
+                except CallerError as error:
+                    raise AssertionError(f"{self.id} got a bad context") from error
+                clients.got_context(self.client, operation.key, self.id, outcome.context)
+            shown = tuple(Shown((s.value or b"").decode(), s.dot) for s in outcome.siblings)
+        record = told.Operation(
+            id=self.id,
+            op=_NAMES[operation.op],
+            client=f"c{self.client}",
+            session=f"c{self.client}",
+            key=operation.key.decode(),
+            invoked=self.invoked,
+            returned=world.now,
+            outcome=result,
+            context=None if self.context is None else self.context[0],
+            by_store=operation.op == Op.DELETE and self.context is None,
+            shown=shown,
+            clock=clock,
+        )
+        clients.history.operations.append(record)
+        world.note(record.client, f"{record.op} {record.key} {record.id}: {result} {shown}")
