@@ -136,10 +136,10 @@ class Node:
             self.in_background(self._count_keys())
         if ring is not None:
             await self._adopt(ring, persist=False)
+        self.in_background(self.slices.run())
         self.in_background(self.handoff.run())
         self.in_background(self.pings.run())
 
-        self.in_background(self.slices.run())
     async def stop(self) -> None:
         """End all loops and links and close the disk with the clean marker."""
         self.stopping = True
@@ -369,11 +369,12 @@ class Node:
             },
             "epoch": self.topology.name.epoch,
             "ring_id": self.topology.name.id.hex(),
+            "background_share": round(self.slices.share, 3),
+            "recovery": self.recovery.facts(),
         }
 
     def heard(self, number: int, facts: dict[str, Any]) -> None:
         """A peer said this of itself."""
-            "background_share": round(self.slices.share, 3),
         self.peers[number] = facts
 
     def status(self) -> dict[str, Any]:
@@ -394,11 +395,11 @@ class Node:
             "feature_levels": [FEATURE_LEVEL, FEATURE_LEVEL],
             "keys": facts["keys"],
             "hints_pending": facts["hints_pending"],
+            "background_share": self.slices.facts(),
             "durability": config.durability,
             "quorum": {
                 "n": None if ring is None else ring.replication,
                 "r": config.r,
-            "background_share": self.slices.facts(),
                 "w": config.w,
             },
             "uptime_seconds": round(asyncio.get_running_loop().time() - self._started, 3),
