@@ -10,62 +10,98 @@ tombstone), see `objects.leaf`, so equal roots mean equal replicas.
 Forbidden here: where leaves come from and where segments are kept.
 """
 
-from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
-
-from dynamo_core.errors import Corrupt
 
 HASH_BYTES: Final = 16
 FANOUT: Final = 16
 SEGMENT_BITS: Final = 8
 SEGMENTS: Final = 1 << SEGMENT_BITS
-_MODULUS: Final = 1 << (8 * HASH_BYTES)
+INNER_NODES: Final = SEGMENTS // FANOUT
+NODE_BYTES: Final = FANOUT * HASH_BYTES
+"""Bytes of the children of one inner node, and of all inner nodes."""
+PLACES_END: Final = b"\xff" * (16 + 1025)
+"""Behind every place (digest, then key) that can be stored."""
+_MASK: Final = (1 << (8 * HASH_BYTES)) - 1
 
 
 def segment_of(digest: bytes, partitions: int) -> int:
     """The segment, 0..SEGMENTS-1, of a key's 16-byte digest within its partition."""
+    return index_of(digest, partitions) & (SEGMENTS - 1)
+
+
+def index_of(digest: bytes, partitions: int) -> int:
+    """Partition * SEGMENTS + segment of a key's digest: the digest's first bits."""
     skip = partitions.bit_length() - 1
-    return (int.from_bytes(digest[:4], "big") >> (32 - skip - SEGMENT_BITS)) & (SEGMENTS - 1)
+    return int.from_bytes(digest[:4], "big") >> (32 - skip - SEGMENT_BITS)
+
+
+def first_place(partition: int, segment: int, partitions: int) -> bytes:
+    """Where a segment begins in stored order; `segment` SEGMENTS is the partition's end."""
+    index = partition * SEGMENTS + segment
+    if index == partitions * SEGMENTS:
+        return PLACES_END
+    return (index << (128 - (partitions.bit_length() - 1) - SEGMENT_BITS)).to_bytes(16, "big")
 
 
 class Tree:
-    """The segments of one partition; all zero when it is empty."""
+    """The segments of one partition; all zero when it is empty. About 4.5 KiB."""
 
-    __slots__ = ("_segments",)
+    __slots__ = ("_inner", "_root", "_segments")
 
-    def __init__(self, segments: Sequence[int] | None = None) -> None:
-        self._segments = [0] * SEGMENTS if segments is None else list(segments)
-        if len(self._segments) != SEGMENTS:
-            raise Corrupt(f"a hash tree has {len(self._segments)} segments, not {SEGMENTS}")
+    def __init__(self) -> None:
+        self._segments = bytearray(SEGMENTS * HASH_BYTES)
+        self._inner: list[bytes | None] = [None] * INNER_NODES
+        self._root: bytes | None = None
 
     def add(self, segment: int, leaf: bytes) -> None:
         """A key came to be, with this leaf."""
-        self._segments[segment] = (self._segments[segment] + int.from_bytes(leaf, "big")) % _MODULUS
+        self.change(segment, int.from_bytes(leaf, "big"))
 
     def remove(self, segment: int, leaf: bytes) -> None:
         """A key with this leaf is no more (or is about to get another leaf)."""
-        self._segments[segment] = (self._segments[segment] - int.from_bytes(leaf, "big")) % _MODULUS
+        self.change(segment, -int.from_bytes(leaf, "big"))
 
-    def level(self, depth: int) -> list[bytes]:
-        """Hashes at `depth`: 0 is the root alone, the last one the segments themselves."""
-        hashes = [s.to_bytes(HASH_BYTES, "big") for s in self._segments]
-        for _ in range(DEPTH - depth):
-            hashes = [
-                blake2b(b"".join(hashes[i : i + FANOUT]), digest_size=HASH_BYTES).digest()
-                for i in range(0, len(hashes), FANOUT)
-            ]
-        return hashes
+    def change(self, segment: int, difference: int) -> None:
+        """Add a (negative, too) difference of leaves to a segment."""
+        at = segment * HASH_BYTES
+        end = at + HASH_BYTES
+        segments = self._segments
+        total = (int.from_bytes(segments[at:end], "big") + difference) & _MASK
+        segments[at:end] = total.to_bytes(HASH_BYTES, "big")
+        self._inner[segment // FANOUT] = self._root = None
+
+    def segment(self, segment: int) -> bytes:
+        """The 16-byte sum of a segment's leaves; zeros when it has none."""
+        return bytes(self._segments[segment * HASH_BYTES : (segment + 1) * HASH_BYTES])
+
+    def segments(self, node: int) -> bytes:
+        """The FANOUT segments under an inner node, NODE_BYTES in all."""
+        return bytes(self._segments[node * NODE_BYTES : (node + 1) * NODE_BYTES])
+
+    def inner(self) -> bytes:
+        """The hashes of the INNER_NODES inner nodes, NODE_BYTES in all."""
+        inner = self._inner
+        for node, known in enumerate(inner):
+            if known is None:
+                inner[node] = _hash(self.segments(node))
+        return b"".join(inner)  # type: ignore[arg-type]  # none is None any more
 
     def root(self) -> bytes:
         """16 bytes; equal for equal replicas, whatever order their writes came in."""
-        return self.level(0)[0]
+        root = self._root
+        if root is None:
+            root = self._root = _hash(self.inner())
+        return root
 
-    def differing(self, other: "Tree") -> list[int]:
-        """Segments whose keys have to be compared one by one."""
-        pairs = zip(self._segments, other._segments, strict=True)
-        return [i for i, (mine, theirs) in enumerate(pairs) if mine != theirs]
+    @property
+    def hashed(self) -> bool:
+        """Whether the root is known without hashing anything."""
+        return self._root is not None
 
 
-DEPTH: Final = SEGMENT_BITS // (FANOUT.bit_length() - 1)
-"""Levels below the root; the last one is the segments."""
+def _hash(children: bytes) -> bytes:
+    return blake2b(children, digest_size=HASH_BYTES).digest()
+
+
+EMPTY_ROOT: Final = Tree().root()

@@ -51,6 +51,7 @@ class AdminDoor:
                 web.post("/admin/ring", self._post_ring),
                 web.get("/admin/replica/{key}", self._replica),
                 web.get("/admin/digest", self._digest),
+                web.post("/admin/partitions/{partition}/accept-loss", self._accept_loss),
                 web.get("/admin/keys", self._keys),
             ]
         )
@@ -137,12 +138,43 @@ class AdminDoor:
             }
         )
 
+    async def _accept_loss(self, request: web.Request) -> web.Response:
+        """A person gives up what a partition's copies may have lost, by its number."""
+        node = self._node
+        ring = node.topology.ring
+        if ring is None:
+            raise problems.overloaded("this node has no ring yet")
+        text = request.match_info["partition"]
+        partition = _whole(text, "partition", 0, ring.partitions - 1)
+        if partition not in node.topology.owned:
+            raise bad_request(
+                f"partition {partition} is not one of this node's; ask one of "
+                + ", ".join(ring.member(n).name for n in ring.slots[partition])
+            )
+        if not node.recovery.accept_loss(partition):
+            raise ProblemError(
+                409,
+                "not-recovering",
+                "Nothing is lost",
+                f"partition {partition} counts on this node already; nothing was changed",
+            )
+        await node.disk.store.durable()
+        return json_response({"partition": partition, "counts": True})
+
     async def _digest(self, request: web.Request) -> web.Response:
+        """Roots of the kept hash trees; with `?verify=1` of the stored objects themselves."""
         node = self._node
         if node.topology.ring is None:
             raise problems.overloaded("this node has no ring yet")
-        roots = await digests.roots(node.disk.store, node.topology.ring, node.topology.number)
-        return json_response({str(p): root.hex() for p, root in sorted(roots.items())})
+        ring, held = node.topology.ring, sorted(node.topology.owned)
+        verify = _whole(request.query.get("verify", "0"), "verify", 0, 1)
+        roots = {}
+        for partition in held:
+            if verify:
+                roots[partition] = await digests.recomputed(node.disk.store, ring, partition)
+            else:
+                roots[partition] = node.trees.root(partition)
+        return json_response({str(p): root.hex() for p, root in roots.items()})
 
     async def _keys(self, request: web.Request) -> web.Response:
         """This node's own keys of one partition, a page at a time (`dynamo export`)."""

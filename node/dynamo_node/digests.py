@@ -1,28 +1,38 @@
-"""Digests: the hash-tree root of every partition held here, `GET /admin/digest`.
+"""Digests: leaves and roots computed from the objects that are stored.
 
-Owns the walk over a partition's keys, which are contiguous because an object's
-key starts with its digest. The roots are computed from what is stored, in a
-thread and in bounded bites.
+Owns the walk over stored keys, which are contiguous by partition and segment
+because an object's key starts with its digest. It reads in a thread and in
+bounded bites. The trees that are kept beside the objects are `trees`; these
+here are for key lists, for proof that the two agree, and for old disks.
 """
 
+import logging
 from base64 import urlsafe_b64encode
-from typing import Final
+from typing import Final, NamedTuple
 
 from dynamo_core import merkle, objects, records
+from dynamo_core.errors import Corrupt
 from dynamo_core.records import DIGEST_BYTES
 from dynamo_core.ring import Ring
 from dynamo_node.storage import OBJECTS, Store
 
+log = logging.getLogger(__name__)
+
 BITE: Final = 2000
+BITE_BYTES: Final = 4 << 20
+
+
+class Page(NamedTuple):
+    """(place, leaf) in order, and where the next page starts: the end asked for, if all fit."""
+
+    leaves: list[tuple[bytes, bytes]]
+    end: bytes
 
 
 def partition_range(ring: Ring, partition: int) -> tuple[bytes, bytes]:
     """The half-open range of stored keys that belong to a partition."""
-    step = (1 << 128) // ring.partitions
-    start = (partition * step).to_bytes(DIGEST_BYTES, "big")
-    if partition == ring.partitions - 1:
-        return start, b"\xff" * (DIGEST_BYTES + 1025)
-    return start, ((partition + 1) * step).to_bytes(DIGEST_BYTES, "big")
+    start = merkle.first_place(partition, 0, ring.partitions)
+    return start, merkle.first_place(partition, merkle.SEGMENTS, ring.partitions)
 
 
 def cursor(place: bytes) -> str:
@@ -30,24 +40,32 @@ def cursor(place: bytes) -> str:
     return urlsafe_b64encode(place).rstrip(b"=").decode()
 
 
-async def roots(store: Store, ring: Ring, number: int) -> dict[int, bytes]:
-    """Partition -> root, for each of which `number` is one of the first N."""
-    found = {}
-    for partition, row in enumerate(ring.slots):
-        if number in row:
-            found[partition] = await _root(store, ring, partition)
-    return found
+async def leaves(
+    store: Store, start: bytes, end: bytes, keys_max: int = BITE, bytes_max: int = BITE_BYTES
+) -> Page:
+    """The leaves of what is stored in start..end, as far as they fit; damaged records left out."""
+    pairs = await store.scan_async(OBJECTS, start, end, keys_max, bytes_max)
+    found = []
+    size = 0
+    for place, data in pairs:
+        size += len(data)
+        try:
+            head = objects.head_of(records.object_of(data))
+        except Corrupt as error:
+            log.error("the record of key %r is damaged: %s", place[DIGEST_BYTES:], error)
+            continue
+        found.append((place, objects.leaf(place[DIGEST_BYTES:], head)))
+    full = len(pairs) >= keys_max or size >= bytes_max
+    return Page(found, pairs[-1][0] + b"\x00" if full else end)
 
 
-async def _root(store: Store, ring: Ring, partition: int) -> bytes:
+async def recomputed(store: Store, ring: Ring, partition: int) -> bytes:
+    """The root of a partition as its stored objects have it."""
     tree = merkle.Tree()
     start, end = partition_range(ring, partition)
-    while True:
-        pairs = await store.scan_async(OBJECTS, start, end, BITE)
-        for place, data in pairs:
-            head = objects.head_of(records.object_of(data))
-            segment = merkle.segment_of(place[:DIGEST_BYTES], ring.partitions)
-            tree.add(segment, objects.leaf(place[DIGEST_BYTES:], head))
-        if len(pairs) < BITE:
-            return tree.root()
-        start = pairs[-1][0] + b"\x00"
+    while start < end:
+        page = await leaves(store, start, end)
+        for place, leaf in page.leaves:
+            tree.add(merkle.segment_of(place[:DIGEST_BYTES], ring.partitions), leaf)
+        start = page.end
+    return tree.root()

@@ -33,6 +33,7 @@ from dynamo_node.slices import Slices
 from dynamo_node.standing import Standing
 from dynamo_node.storage import OBJECTS, StorageError
 from dynamo_node.topology import Topology
+from dynamo_node.trees import Trees
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Node:
         """What the parts below answer to other nodes, by frame type."""
         self.standing = Standing(disk.store)
         self.replica = Replica(disk, config.limits, outside, config.hints_bytes_max)
+        self.trees = Trees(disk.store)
+        self.replica.on_change = self.trees.changed
         self.replica.on_new_incarnation = self._new_incarnation
         self.replica.ring_name = lambda: self.topology.name
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
@@ -130,6 +133,8 @@ class Node:
         ring = self.disk.ring()
         self.standing.load(self.disk.standing())
         await self.replica.hints.load(1 if ring is None else ring.partitions)
+        if ring is not None:
+            await self.trees.load(ring.partitions)
         if self._clean is not None:
             self.replica.keys = self._clean.keys
         else:
@@ -257,6 +262,7 @@ class Node:
         if persist:
             await self.disk.keep_ring(ring)
         self.replica.ring_has(ring.partitions)
+        self.trees.ring_has(ring.partitions)
         renumbered = self.topology.number != me.number
         gone = self.topology.adopt(ring, me.number, lambda n: self._link(ring, n))
         for link in self.topology.links.values():

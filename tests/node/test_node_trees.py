@@ -1,0 +1,143 @@
+"""The kept hash trees agree with the stored objects: after writes, restarts, kills and upgrades."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.node.node_processes import Cluster, NodeProcess
+
+from dynamo_core import objects
+from dynamo_core.merkle import EMPTY_ROOT
+from dynamo_core.objects import ABSENT, Sibling
+from dynamo_core.ring import partition_of, position
+from dynamo_core.versions import EMPTY
+from dynamo_node.config import Limits
+from dynamo_node.digests import recomputed
+from dynamo_node.disk import Disk
+from dynamo_node.replica import Replica
+from dynamo_node.storage import META, TREES, Store
+from dynamo_node.trees import VERSION_KEY, Trees
+
+Q = 16
+RING: Any = SimpleNamespace(partitions=Q)
+
+
+def _object(actor: int, value: bytes | None = b"v") -> bytes:
+    sibling = Sibling((bytes([actor]) * 16, 1), bytes([actor]) * 16, 0, "", value)
+    return objects.to_bytes(objects.put(ABSENT, EMPTY, sibling))
+
+
+class Bench:
+    """A store with a replica and its trees."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = Store(path / "db", sync=True, memory_bytes=16 << 20)
+        self.trees = Trees(self.store)
+        self.replica = Replica(Disk(self.store, "00" * 16, fresh=True), Limits())
+        self.replica.ring_has(Q)
+        self.replica.on_change = self.trees.changed
+
+    def merge(self, key: bytes, obj: bytes) -> None:
+        self.replica.merge(key, position(key), obj, 0, lambda error: None)
+
+    async def check(self) -> dict[int, bytes]:
+        """Kept and recomputed roots are equal; returns those that aren't of nothing."""
+        await self.store.durable()
+        kept = {p: self.trees.root(p) for p in range(Q)}
+        assert kept == {p: await recomputed(self.store, RING, p) for p in range(Q)}
+        return {p: root for p, root in kept.items() if root != EMPTY_ROOT}
+
+
+async def test_trees_follow_every_change_and_are_loaded_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trees.ring_has(Q)
+    assert await bench.check() == {}
+    for n in range(200):
+        bench.merge(b"k%d" % n, _object(1))
+    for n in range(0, 200, 3):
+        bench.merge(b"k%d" % n, _object(2))
+        bench.merge(b"k%d" % n, _object(2))
+    roots = await bench.check()
+    assert len(roots) == Q
+    gone = position(b"k1") + b"k1"
+    leaf = objects.leaf(b"k1", objects.head_of(_object(1)))
+    bench.replica.remove(gone, leaf, lambda error: None)
+    assert await bench.check() != roots
+    roots = await bench.check()
+    await bench.store.close()
+    again = Bench(tmp_path)
+    await again.trees.load(Q)
+    assert await again.check() == roots
+    await again.store.close()
+
+
+async def test_a_segment_without_keys_leaves_nothing_on_disk(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trees.ring_has(Q)
+    bench.merge(b"k", _object(1))
+    await bench.store.durable()
+    assert len(bench.store.scan(TREES, b"", b"\xff" * 4, 10)) == 1
+    leaf = objects.leaf(b"k", objects.head_of(_object(1)))
+    bench.replica.remove(position(b"k") + b"k", leaf, lambda error: None)
+    await bench.store.durable()
+    assert bench.store.scan(TREES, b"", b"\xff" * 4, 10) == []
+    assert bench.trees.root(partition_of(position(b"k"), Q)) == EMPTY_ROOT
+    await bench.store.close()
+
+
+async def test_a_disk_of_an_earlier_version_gets_its_trees_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.replica.on_change = lambda skey, old, new: None
+    for n in range(50):
+        bench.merge(b"k%d" % n, _object(1))
+    bench.store.put(TREES, b"\x00\x00\x00", b"x" * 16)  # a half-made one that was cut off
+    await bench.store.close()
+    for _ in range(2):
+        again = Bench(tmp_path)
+        await again.trees.load(Q)
+        assert len(await again.check()) == Q
+        assert isinstance(again.store.peek(META, VERSION_KEY), bytes)
+        await again.store.close()
+
+
+def _agrees(node: NodeProcess) -> None:
+    kept = node.admin("GET", "/admin/digest")
+    assert kept.status == 200
+    assert kept.json == node.admin("GET", "/admin/digest?verify=1").json
+
+
+@pytest.mark.timeout(60)
+def test_a_kill_in_mid_load_leaves_trees_that_agree_with_the_objects(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = make_cluster(1, replication=1)
+    node = cluster.nodes[0]
+    for life in range(3):
+        stop = threading.Event()
+
+        def load(at: int, stop: threading.Event = stop, life: int = life) -> None:
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                n = 0
+                while not stop.is_set():
+                    node.put(b"%d.%d.%d" % (life % 2, at, n % 40), b"v" * 50)
+                    n += 1
+
+        writers = [threading.Thread(target=load, args=(at,)) for at in range(4)]
+        for writer in writers:
+            writer.start()
+        done = threading.Event()
+        done.wait(0.4)  # some load, then the cut: any moment is a good one
+        node.kill()
+        stop.set()
+        for writer in writers:
+            writer.join()
+        node.start()
+        node.wait_ready()
+        _agrees(node)
+    assert set(node.digest()) == {str(p) for p in range(Q)}
+    assert node.admin("GET", "/admin/digest?verify=yes").problem(400, "bad-request")
