@@ -94,6 +94,21 @@ class Keyring:
             raise CallerError(_BAD) from error
 
 
+def peek(token: str) -> Clock:
+    """The clock that a token claims, unverified: to show and to check, never to decide by.
+
+    Raises CallerError when it has not the form of a token.
+    """
+    try:
+        raw = token.encode("ascii")
+        body = urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))[:-_MAC_BYTES]
+        if _HEADER.size + clock_length(body, _HEADER.size) != len(body):
+            raise CallerError(_BAD)
+        return clock_from_bytes(body, _HEADER.size)
+    except (UnicodeEncodeError, Base64Error, ValueError, Corrupt) as error:
+        raise CallerError(_BAD) from error
+
+
 _BAD: Final = (
     "the context is not one that this cluster issued for this key; "
     "send back exactly what a GET, PUT or DELETE of the same key answered, or none"

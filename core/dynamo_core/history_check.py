@@ -270,8 +270,9 @@ class _Key:
     def replaces(self, write: Operation, name: str, dot: Dot | None) -> bool:
         """Whether the author of `write` had seen the value `name`, under `dot` if that is known."""
         clock = self.sent_clock(write)
-        if clock is not None and dot is not None:
-            return clock.covers(dot)
+        dots = self.dots.get(name) if dot is None else {dot}
+        if clock is not None and dots:
+            return all(clock.covers(each) for each in dots)
         return True
 
     def successors(self, name: str) -> Iterable[Operation]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_core.contexts import NO_CONTEXT, SECRET_BYTES, Context, Keyring
+from dynamo_core.contexts import NO_CONTEXT, SECRET_BYTES, Context, Keyring, peek
 from dynamo_core.errors import CallerError
 from dynamo_core.versions import EMPTY, Clock
 
@@ -31,6 +31,7 @@ def test_round_trip(key: bytes, clock: Clock, reap_round: int, fastest: int) -> 
     token = RING.seal(key, clock.to_bytes(), reap_round, fastest)
     assert set(token) <= set(ALPHABET)
     assert RING.open(key, token) == Context(clock, reap_round, fastest)
+    assert peek(token) == clock
 
 
 def test_defaults() -> None:
@@ -144,3 +145,11 @@ def test_a_keyring_never_prints_its_secrets() -> None:
     text = repr(Keyring(1, {1: b"S" * SECRET_BYTES}))
     assert "SSSS" not in text
     assert "1" in text
+
+
+@given(st.text(max_size=60) | st.text(ALPHABET, max_size=200))
+def test_a_peek_at_what_is_no_token(text: str) -> None:
+    try:
+        assert isinstance(peek(text), Clock)
+    except CallerError:
+        pass

@@ -24,6 +24,7 @@ _OWN = {
     "import": ("load", "load", "Write the records of a JSON lines file."),
     "export": ("dump", "dump", "Write every key as JSON lines."),
     "bench": ("bench", "bench", "Load the store and measure it."),
+    "verify": ("verify", "verify", "Check that the cluster keeps its promises."),
     "status": ("overview", "status", "Show the nodes and the ring's state."),
     "ring": ("overview", "ring", "Show who owns what."),
 }

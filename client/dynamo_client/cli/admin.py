@@ -87,6 +87,15 @@ class Admin:
                 raise UnexpectedAnswer(f"{name}: its list of keys can't be read") from error
         raise UnexpectedAnswer(f"{name}: its list of the keys of {partition} has no end")
 
+    async def replica(self, name: str, key: bytes) -> dict[str, Any]:
+        """What the node called `name` itself holds of `key`, without a quorum."""
+        return await self._get(name, f"/admin/replica/{quote(key, safe='')}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The nodes that name an admin address, those said to be up first."""
+        return tuple(self._order)
+
     async def _get(self, name: str, path: str) -> dict[str, Any]:
         url = self._urls.get(name)
         if url is None:

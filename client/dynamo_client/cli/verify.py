@@ -1,0 +1,329 @@
+"""`dynamo verify`: a recorded workload, and whether the cluster kept its promises.
+
+Owns the command's options, the wait until the cluster is whole, and the report.
+Forbidden here: what the workload is (`trial`) and what is promised
+(`dynamo_core.history_check`).
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dynamo_client.cli.terminal import (
+    ANSWER_IS_NO,
+    UNREACHABLE,
+    admin_token_option,
+    complain,
+    connect,
+    json_option,
+    note,
+    print_json,
+    protocol_option,
+    run,
+    timeout_option,
+    url_option,
+)
+
+if TYPE_CHECKING:
+    from dynamo_client.cli.trial import Trial
+    from dynamo_client.client import DynamoClient, Protocol
+    from dynamo_core.history import History, ReplicaCopy
+    from dynamo_core.history_check import Report
+
+_SHOW_EVERY_S: Final = 0.25
+_ASK_EVERY_S: Final = 0.5
+READERS_MAX: Final = 5
+"""Nodes through which every key is read at the end."""
+_KEYS_TOLD_MAX: Final = 20
+
+
+@click.command("verify", short_help="Check that the cluster keeps its promises.")
+@click.option(
+    "--duration", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, help="In s."
+)
+@click.option("--concurrency", type=click.IntRange(1, 1024), default=8, show_default=True)
+@click.option("--keys", type=click.IntRange(1, 100_000), default=64, show_default=True)
+@click.option("--seed", type=int, help="What the clients do follows from it.")
+@click.option(
+    "--settle",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="How long the cluster may take afterwards to be whole and equal, in s.",
+)
+@click.option("--history", type=click.Path(dir_okay=False), help="Keep what happened here.")
+@click.option(
+    "--check", type=click.Path(exists=True, dir_okay=False), help="Judge a kept history; no load."
+)
+@admin_token_option
+@json_option
+@protocol_option("auto")
+@timeout_option
+@url_option
+def verify(
+    duration: float,
+    concurrency: int,
+    keys: int,
+    seed: int | None,
+    settle: float,
+    history: str | None,
+    check: str | None,
+    admin_token: str,
+    as_json: bool,
+    protocol: "Protocol",
+    timeout_ms: int,
+    url: str,
+) -> None:
+    """Work on the cluster for --duration seconds, and check every promise it made.
+
+    Kill nodes meanwhile, pause them, cut them off: afterwards it waits until the
+    cluster is whole, reads every key through several nodes, and says of every
+    lost write whose it was and where each replica stands. It writes keys of its
+    own (dynamo-verify-RUN-0, ...) and leaves them there; the cluster has to keep
+    siblings (not lastWriteWins). Exit code 1 if a promise was broken, 3 if the
+    cluster was lost or isn't whole.
+    """
+    if check is not None:
+        from dynamo_core.history import from_lines
+
+        with Path(check).open(encoding="utf-8") as lines:
+            kept = from_lines(lines)
+        raise click.exceptions.Exit(_report(kept, {}, as_json))
+    seed = secrets.randbelow(1 << 32) if seed is None else seed
+    note(f"seed {seed}")
+    found = run(
+        _verified(
+            url,
+            timeout_ms,
+            protocol,
+            admin_token,
+            duration,
+            concurrency,
+            keys,
+            seed,
+            settle,
+            history,
+        ),
+        fast=True,
+    )
+    record, facts = found
+    raise click.exceptions.Exit(_report(record, {"seed": seed, **facts}, as_json))
+
+
+async def _verified(
+    url: str,
+    timeout_ms: int,
+    protocol: "Protocol",
+    admin_token: str,
+    duration: float,
+    concurrency: int,
+    keys: int,
+    seed: int,
+    settle: float,
+    path: str | None,
+) -> "tuple[History, dict[str, Any]]":
+    from dynamo_client.cli.trial import Trial
+    from dynamo_core.history_check import check
+
+    async with connect(url, timeout_ms, protocol=protocol, discover=True) as kv:
+        await kv.cluster()  # a cluster that isn't there ends it here
+        prefix = f"dynamo-verify-{os.urandom(4).hex()}-"
+        trial = Trial(kv, prefix=prefix, keys=keys, concurrency=concurrency, seed=seed)
+        try:
+            await _worked(trial, duration)
+            if trial.done == trial.failures and trial.last_error is not None:
+                raise trial.last_error
+            lacking = await settled(kv, trial, settle, timeout_ms)
+            accused = check(trial.history).accused
+            if accused:
+                copies = await replicas(await kv.cluster(), accused[:_KEYS_TOLD_MAX], admin_token)
+                trial.history.replicas.extend(copies)
+        finally:
+            if path is not None:
+                await asyncio.to_thread(_keep, trial.history, Path(path))
+    return trial.history, {"lacking": lacking, "failed_requests": trial.failures}
+
+
+async def _worked(trial: "Trial", seconds: float) -> None:
+    from dynamo_client.cli.progress import Progress
+
+    task = asyncio.ensure_future(trial.run(seconds))
+    try:
+        with Progress("verify", "operations") as progress:
+            while not task.done():
+                await asyncio.wait((task,), timeout=_SHOW_EVERY_S)
+                failed = f"{trial.failures:,} failed" if trial.failures else ""
+                progress.show(trial.done, min(1.0, trial.now() / seconds), failed)
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def settled(kv: "DynamoClient", trial: "Trial", seconds: float, timeout_ms: int) -> list[str]:
+    """Wait until the cluster is whole, read every key through several nodes, until all is well.
+
+    Bounded by `seconds`; what still lacks is returned. Repairs take their time,
+    so a reading that isn't right is repeated; the last one is what counts.
+    """
+    from dynamo_client.cli.progress import Progress
+    from dynamo_core.history_check import check
+
+    began = trial.now()
+    with Progress("settle", "keys read") as progress:
+        while True:
+            lacking = await not_whole(kv)
+            late = trial.now() - began >= seconds
+            progress.show(
+                0, min(1.0, (trial.now() - began) / max(seconds, 1e-9)), "; ".join(lacking)
+            )
+            if not lacking or late:
+                async with AsyncExitStack() as stack:
+                    nodes = [
+                        await stack.enter_async_context(connect(node, timeout_ms))
+                        for node in kv.nodes[:READERS_MAX]
+                    ]
+                    await trial.read_all([kv, *nodes])
+                report = check(trial.history)
+                if late or (report.ok and not report.unchecked):
+                    return lacking
+            await asyncio.sleep(_ASK_EVERY_S)
+
+
+async def not_whole(kv: "DynamoClient") -> list[str]:
+    """What keeps the cluster from being whole, as far as `/cluster` tells; [] if nothing does.
+
+    Every node is asked, because each knows its own hints best.
+    """
+    from dynamo_client.errors import DynamoClientError
+
+    try:
+        views: list[Mapping[str, Any]] = [await kv.cluster()]
+    except DynamoClientError as error:
+        return [f"no node answers: {error}"]
+    for node in kv.nodes:
+        try:
+            async with connect(node, 2_000) as one:
+                views.append(await one.cluster())
+        except DynamoClientError:
+            continue  # the others say what is wrong with it
+    found: dict[str, None] = {}
+    for view in views:
+        for node in view.get("nodes") or ():
+            if node.get("state") not in ("up", "left"):
+                found[f"{node.get('name')} is {node.get('state')}"] = None
+            if hints := node.get("hints_pending"):
+                found[f"{node.get('name')} keeps {hints} hints"] = None
+    return list(found)
+
+
+async def replicas(
+    view: Mapping[str, Any], keys: Sequence[str], admin_token: str
+) -> "list[ReplicaCopy]":
+    """What each node holds itself of `keys`, from the admin ports that can be reached."""
+    from dynamo_client.cli.admin import Admin
+    from dynamo_client.errors import DynamoClientError
+
+    found: list[ReplicaCopy] = []
+    async with Admin(view, admin_token) as admin:
+        for name in admin.names:
+            try:
+                found += [_copy(name, k, await admin.replica(name, k.encode())) for k in keys]
+            except DynamoClientError as error:
+                note(f"{name} doesn't tell what it holds: {error}")
+    return found
+
+
+def _copy(name: str, key: str, document: Mapping[str, Any]) -> "ReplicaCopy":
+    from base64 import b64decode
+
+    from dynamo_client.cli.trial import id_of
+    from dynamo_client.errors import UnexpectedAnswer
+    from dynamo_core.history import TOMBSTONE, ReplicaCopy, Shown, dot_of
+    from dynamo_core.versions import Clock
+
+    try:
+        clock = document["clock"]
+        vector = dict(dot_of(f"{actor}:{n}") for actor, n in clock["vector"].items())
+        siblings = tuple(
+            Shown(
+                TOMBSTONE if sibling["tombstone"] else id_of(b64decode(sibling["value"])) or "?",
+                dot_of(sibling["dot"]),
+            )
+            for sibling in document["siblings"]
+        )
+        return ReplicaCopy(
+            node=name,
+            key=key,
+            siblings=siblings,
+            clock=Clock(vector, [dot_of(dot) for dot in clock["dots"]]),
+            owner=bool(document["owner"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnexpectedAnswer(f"{name}: its copy of {key} can't be read ({error})") from error
+
+
+def _keep(history: "History", path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in history.lines())
+
+
+def _report(history: "History", facts: Mapping[str, Any], as_json: bool) -> int:
+    """Say what was found; returns the exit code."""
+    from dynamo_core.history_check import check
+
+    report = check(history)
+    lacking: Sequence[str] = facts.get("lacking", ())
+    if as_json:
+        print_json(_document(report, facts))
+    else:
+        _tell(report, lacking)
+    if not report.ok:
+        return ANSWER_IS_NO
+    if lacking:
+        complain(f"the cluster isn't whole: {'; '.join(lacking)}")
+    if report.unchecked:
+        complain(f"{len(report.unchecked)} keys couldn't be checked: nothing was read of them")
+    return UNREACHABLE if lacking or report.unchecked else 0
+
+
+def _document(report: "Report", facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "ok": report.ok,
+        "violations": [
+            {"promise": v.promise, "key": v.key, "write": v.write, "lines": list(v.lines)}
+            for v in report.violations
+        ],
+        "more_violations": report.more,
+        "unchecked": report.unchecked,
+        "counts": report.counts,
+        **facts,
+    }
+
+
+def _tell(report: "Report", lacking: Sequence[str]) -> None:
+    counts = report.counts
+    for violation in report.violations:
+        click.echo(f"{violation}\n")
+    if report.more:
+        click.echo(f"... and {report.more} more\n")
+    click.echo(
+        f"{counts['writes']:,} writes ({counts['acknowledged']:,} acknowledged, "
+        f"{counts['unknown']:,} with unknown outcome, {counts['refused']:,} refused), "
+        f"{counts['gets']:,} gets ({counts['unanswered gets']:,} unanswered, "
+        f"{counts['floors']:,} with a floor)"
+    )
+    click.echo(
+        f"{counts['stale reads']:,} reads were old, as reads may be while nodes are away; "
+        f"{counts['echoes']:,} writes that were tried twice showed twice"
+    )
+    if not report.ok:
+        click.echo(f"{len(report.violations) + report.more} promises broken")
+    elif not report.unchecked and not lacking:
+        click.echo("every promise kept: nothing acknowledged is lost, nothing deleted came back")

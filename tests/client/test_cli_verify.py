@@ -1,0 +1,145 @@
+"""dynamo verify: a store that keeps its promises passes, one that doesn't is told on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.client.fake_cluster import FakeCluster
+from tests.client.fake_store import Version
+from tests.client.real_cluster import RealCluster
+
+from dynamo_client.cli import dynamo
+from dynamo_client.client import Protocol
+from dynamo_core.history import ACKNOWLEDGED, PUT, History, Operation
+
+
+def _verify(url: str, *args: str) -> Result:
+    few = ("--duration", "0.6", "--keys", "6", "--settle", "0")
+    return CliRunner().invoke(dynamo, ["verify", *few, *args], env={"DYNAMO_URL": url})
+
+
+def _document(result: Result) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def test_a_good_store_passes(cluster: FakeCluster | RealCluster, protocol: Protocol) -> None:
+    result = _verify(cluster.urls[0], "--json", "--protocol", protocol, "--seed", "7")
+    assert result.exit_code == 0, result.output
+    found = _document(result)
+    assert found["ok"]
+    assert found["violations"] == found["unchecked"] == found["lacking"] == []
+    assert found["seed"] == 7
+    assert found["failed_requests"] == 0
+    counts = found["counts"]
+    assert counts["acknowledged"] > 20
+    assert counts["floors"] > 5
+    assert counts["echoes"] == counts["stale reads"] == 0
+
+
+def test_for_people(fake: FakeCluster) -> None:
+    result = _verify(fake.urls[0], "--protocol", "http")
+    assert result.exit_code == 0, result.output
+    assert "every promise kept" in result.stdout
+    assert "seed " in result.stderr
+
+
+def test_a_kept_history_is_judged_again(fake: FakeCluster, tmp_path: Path) -> None:
+    path = str(tmp_path / "run.jsonl")
+    done = _verify(fake.urls[0], "--protocol", "http", "--history", path, "--json")
+    assert done.exit_code == 0, done.output
+    again = _verify("http://127.0.0.1:1", "--check", path, "--json")
+    assert again.exit_code == 0, again.output
+    assert _document(again)["counts"] == _document(done)["counts"]
+    with Path(path).open("a") as file:
+        file.write("lunch\n")
+    damaged = _verify("http://127.0.0.1:1", "--check", path)
+    assert damaged.exit_code == 2
+    assert "is no record of a history" in damaged.stderr
+
+
+def _loses(fake: FakeCluster) -> None:
+    """Every tenth write is acknowledged and forgotten."""
+    write, count = fake.store.write, 0
+
+    def lossy(key: bytes, *args: Any) -> str:
+        nonlocal count
+        count += 1
+        token = write(key, *args)
+        if count % 10 == 0:
+            fake.store.objects[key].versions.popitem()
+        return token
+
+    fake.store.write = lossy  # type: ignore[method-assign]
+
+
+def _resurrects(fake: FakeCluster) -> None:
+    """Nothing that was written ever goes."""
+    write = fake.store.write
+
+    def keeping(key: bytes, *args: Any) -> str:
+        held = fake.store.objects.get(key)
+        before: dict[int, Version] = dict(held.versions) if held else {}
+        token = write(key, *args)
+        after = fake.store.objects[key].versions
+        after.update(list(before.items())[-3:])
+        return token
+
+    fake.store.write = keeping  # type: ignore[method-assign]
+
+
+def _context_is_the_stored_clock(fake: FakeCluster) -> None:
+    write = fake.store.write
+
+    def covering(key: bytes, *args: Any) -> str:
+        write(key, *args)
+        return fake.store.token(key, fake.store.objects[key].seen)
+
+    fake.store.write = covering  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "promises"),
+    [(_loses, {"a", "c"}), (_resurrects, {"b", "c", "e"}), (_context_is_the_stored_clock, {"a"})],
+)
+def test_a_bad_store_is_told_on(fake: FakeCluster, spoil: Any, promises: set[str]) -> None:
+    spoil(fake)
+    args = ("--protocol", "http", "--json", "--duration", "1.5", "--keys", "3")
+    result = _verify(fake.urls[0], *args)
+    assert result.exit_code == 1, result.output
+    found = {violation["promise"] for violation in _document(result)["violations"]}
+    assert promises <= found, found
+
+
+def test_a_lost_write_is_told_with_its_author(tmp_path: Path) -> None:
+    history = History(healed_at=1.0)
+    history.operations += [
+        Operation(
+            id="w1", op=PUT, client="c3", session="c3.2", key="k", outcome=ACKNOWLEDGED,
+            invoked=0.1, returned=0.2,
+        ),
+        Operation(
+            id="g1", op="get", client="reader 0", key="k", outcome=ACKNOWLEDGED,
+            invoked=1.5, returned=1.6,
+        ),
+    ]  # fmt: skip
+    path = tmp_path / "lost.jsonl"
+    path.write_text("\n".join(history.lines()))
+    result = _verify("http://127.0.0.1:1", "--check", str(path))
+    assert result.exit_code == 1
+    assert "put w1 of key k by c3 (session c3.2), 0.100..0.200" in result.stdout
+    assert "1 promises broken" in result.stdout
+
+
+def test_a_cluster_that_is_not_whole(fake: FakeCluster) -> None:
+    fake.stop_node(2)
+    result = _verify(fake.urls[0], "--protocol", "http", "--json")
+    assert result.exit_code == 3, result.output
+    assert _document(result)["lacking"] == ["cart-default-2 is suspect"]
+    assert "isn't whole" in result.stderr
+
+
+def test_nobody_there() -> None:
+    assert _verify("http://127.0.0.1:1").exit_code == 3
