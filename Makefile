@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup up test lint types format bench e2e lock clean
+.PHONY: help setup up test lint types format sim bench e2e lock clean
 
 help: ## show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ lint: setup ## ruff, mypy --strict, import-linter
 
 format: setup ## reformat and mend what ruff can mend
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+sim: setup ## simulate whole clusters on virtual time (SEEDS=1000, START=0; SEED=n replays one)
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --start $(or $(START),0)) $(ARGS)
 
 bench: setup ## compare with a three-node etcd on this machine (ARGS="--quick")
 	@$(BIN)/python -m bench $(ARGS)

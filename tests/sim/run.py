@@ -60,7 +60,7 @@ def run(seed: int, trace: bool = False) -> Result:
         failure = "\n".join(str(v) for v in report.violations)
     summary = f"{lines}\n{world.scheduler.steps}\n{sorted(world.net.sent.items())}\n{failure}"
     world.faults.update(world.net.faults)
-    result = Result(
+    return Result(
         seed,
         failure,
         hashlib.sha256(summary.encode()).hexdigest()[:16],
@@ -69,7 +69,6 @@ def run(seed: int, trace: bool = False) -> Result:
         world.faults,
         world.trace or [],
     )
-    return result
 
 
 def _phases(world: World, clients: Clients, nemesis: Nemesis, rng: Random) -> None:

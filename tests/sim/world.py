@@ -210,9 +210,9 @@ class World:
         self.run_until(lambda: self.all_ready() and self.all_linked(), 30)
 
     def start(self, machine: Machine) -> None:
-        """Start a process on a machine that has none."""
+        """Start a process on a machine that has none; one that is stopping starts again."""
+        machine.down = False
         if machine.process is None:
-            machine.down = False
             self.net.power_on(machine.name)
             machine.process = Process(machine)
             self.note(machine.name, "starts")
