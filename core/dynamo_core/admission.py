@@ -22,14 +22,15 @@ FLOOR_S: Final = 0.005
 """A p99 below this is good, whatever it was before."""
 TOLERANCE: Final = 1.5
 """Times its quiet baseline that a p99 may reach."""
-QUIET: Final = 2 * SHARE_MIN
+QUIET: Final = 1.25 * SHARE_MIN
 """Background work that takes no more of a second than this isn't what makes it slow."""
 LEARNT: Final = 0.2
 """Weight of a new quiet second in the baseline."""
 SHRINK_MIN: Final = 0.5
 GROW_BUSY: Final = 0.02
-GROW_IDLE: Final = 0.1
-"""Growth a second, when the foreground is never and when it is always idle."""
+GROW_IDLE: Final = 0.05
+GROW_ALONE: Final = 0.1
+"""Growth a second: under full load, under a load that leaves pauses, and without any."""
 
 ENOUGH: Final = 100
 """Operations that tell a p99: the window reaches back until it has so many."""
@@ -181,15 +182,17 @@ class Admission:
 
     def _next(self, slow: float, idle: float, used: float, any_load: bool) -> float:
         share = self.share
-        if slow > 1.0:
+        if slow > 1.0 and used > QUIET:
             return max(SHARE_MIN, share * max(SHRINK_MIN, 1 / slow))
+        if not any_load:
+            return min(SHARE_MAX, share + GROW_ALONE)
         step = GROW_BUSY + (GROW_IDLE - GROW_BUSY) * idle
-        if any_load and used < share / 2:
+        if used < share / 2 and share > SHARE_FIRST:
             # What nobody uses has proven nothing: the next job begins modestly.
-            if share > SHARE_FIRST:
-                return max(SHARE_FIRST, share - step)
-            return min(SHARE_FIRST, share + step)
-        return min(SHARE_MAX, share + step)
+            return max(SHARE_FIRST, share - step)
+        if slow > 1.0:
+            return share
+        return min(SHARE_MAX if used >= share / 2 else SHARE_FIRST, share + step)
 
 
 def _upper_s(bucket: int) -> float:
