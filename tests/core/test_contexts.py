@@ -1,6 +1,7 @@
 """Context tokens: round trip, rotation, and everything else is the caller's error."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -149,7 +150,5 @@ def test_a_keyring_never_prints_its_secrets() -> None:
 
 @given(st.text(max_size=60) | st.text(ALPHABET, max_size=200))
 def test_a_peek_at_what_is_no_token(text: str) -> None:
-    try:
+    with suppress(CallerError):
         assert isinstance(peek(text), Clock)
-    except CallerError:
-        pass
