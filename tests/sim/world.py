@@ -100,7 +100,7 @@ class Process:
         await node.stopped.wait()
         node.stopping = True
         if node.failure is None:
-            node.pings.tell_all()
+            node.gossip.tell_all()
             await asyncio.sleep(machine.config.timing.drain_ms / 1000)
         world.net.stop_listening(machine.name)
         until = self.loop.time() + FINISH_S
