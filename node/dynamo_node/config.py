@@ -79,6 +79,8 @@ class Config:
     log_level: str = "info"
     memory_bytes: int = 256 << 20
     hints_bytes_max: int = HINTS_BYTES_MAX
+    reserve_bytes: int = 256 << 20
+    """Free space below which the node is read-only: flushes and compactions need room."""
 
     @property
     def on_loopback(self) -> bool:
@@ -142,6 +144,7 @@ def parse(raw: object) -> Config:
         log_level=log.choice("level", ("info", "debug", "warning", "error")),
         memory_bytes=storage.integer("memory_bytes", 16 << 20, 1 << 40, 256 << 20),
         hints_bytes_max=storage.integer("hints_bytes_max", 0, 1 << 50, HINTS_BYTES_MAX),
+        reserve_bytes=storage.integer("reserve_bytes", 0, 1 << 50, 256 << 20),
     )
     for section in (cluster, node, quorum, limits, timing, log, storage, reader):
         section.no_others()

@@ -194,10 +194,13 @@ class Coordinator:
         forwarded: bool,
     ) -> None:
         topology = self.topology
-        if forwarded or topology.number in place.owners:
+        read_only = self.replica.read_only()
+        if forwarded or (topology.number in place.owners and not read_only):
             self._coordinate(operation, context, request, place)
             return
-        owners = [o for o in place.owners if topology.healthy(o)]
+        # A stand-in can coordinate what this node's disk no longer takes.
+        able = (*place.owners, *place.others) if read_only else place.owners
+        owners = [o for o in able if o != topology.number and topology.healthy(o)]
         if context.fastest in owners:
             owners.remove(context.fastest)
             owners.insert(0, context.fastest)
@@ -256,7 +259,7 @@ class Coordinator:
             return
         if code in (Code.STALE_RING, Code.NOT_READY):
             self.on_stale_ring(node, code)
-        elif code != Code.EXPIRED:
+        elif code not in (Code.EXPIRED, Code.NO_ROOM, Code.READ_ONLY, Code.REAPED):
             log.warning("peer %s refused: %s", self.topology.host_name(node), text)
 
 

@@ -8,16 +8,15 @@ tried again for ever; nothing but an acknowledgement removes a hint.
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from dynamo_core import records, wire
 from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.records import DIGEST_BYTES, NOBODY
 from dynamo_node.links import Link
 from dynamo_node.replica import Replica
-from dynamo_node.slices import Slices, share_told
+from dynamo_node.slices import Slices
 from dynamo_node.storage import HINTS, Store, prefix_end
 from dynamo_node.topology import Topology
 
@@ -27,6 +26,8 @@ BATCH_HINTS: Final = 128
 BATCH_BYTES: Final = 1 << 20
 ACK_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 0.5
+READ_ONLY_RETRY_S: Final = 2.0
+_READ_ONLY: Final = bytes((wire.Code.READ_ONLY,))
 
 
 class Handoff:
@@ -38,12 +39,9 @@ class Handoff:
         replica: Replica,
         topology: Topology,
         slices: Slices,
-        peers: Mapping[int, Mapping[str, Any]],
     ) -> None:
-        """`peers`: what each last said of itself; advice about what it can take."""
         self._store = store
         self._slices = slices
-        self._peers = peers
         self._replica = replica
         self._topology = topology
         self._wake = asyncio.Event()
@@ -74,15 +72,18 @@ class Handoff:
         name = self._topology.host_name(target)
         try:
             while (link := self._topology.links.get(target)) is not None and link.healthy:
-                async with self._slices.slice("handoff", share_told(self._peers.get(target))):
+                async with self._slices.slice("handoff"):
                     batch = await self._store.scan_async(
                         HINTS, start, end, BATCH_HINTS, BATCH_BYTES
                     )
                     if batch:
                         start = batch[-1][0] + b"\x00"
-                        await self._deliver_batch(link, target, batch)
+                        refused = await self._deliver_batch(link, target, batch)
                 if not batch:
                     break
+                if refused:  # its disk is full: look again now and then
+                    await asyncio.sleep(READ_ONLY_RETRY_S)
+                    return
             if target not in self._replica.hints.by_target:
                 log.info("all hints for %s are delivered", name)
         except DynamoError as error:
@@ -92,7 +93,8 @@ class Handoff:
 
     async def _deliver_batch(
         self, link: Link, target: int, batch: list[tuple[bytes, bytes]]
-    ) -> None:
+    ) -> bool:
+        """Whether the target's disk takes nothing more: the rest waits for a later pass."""
         sent, asks = [], []
         for place, data in batch:
             try:
@@ -110,3 +112,4 @@ class Handoff:
             if kind == wire.Type.WRITTEN:
                 self._replica.hints.forget(place, data)
                 self.delivered += 1
+        return any(kind == wire.Type.ERROR and data[:1] == _READ_ONLY for kind, data in answers)

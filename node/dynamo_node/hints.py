@@ -9,6 +9,7 @@ Forbidden here: the network; delivery is `handoff`.
 """
 
 import logging
+from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
@@ -18,7 +19,7 @@ from dynamo_core.frames import RingName
 from dynamo_core.records import DIGEST_BYTES, Record, Stamp
 from dynamo_core.ring import partition_of
 from dynamo_core.rounds import Rounds
-from dynamo_node.refusals import NoRoomError, ReapedError
+from dynamo_node.refusals import NoRoomError, ReadOnlyError, ReapedError
 from dynamo_node.storage import HINTS, META, Done, Store, prefix_end
 from dynamo_node.turns import Turns
 
@@ -40,6 +41,8 @@ class HintStore:
         self._turns = turns
         self._rounds = rounds
         self._partitions = 1
+        self.read_only: Callable[[], bool] = lambda: False
+        """Whether the disk takes nothing more."""
         self.bytes_max = bytes_max
         self.bytes = 0
         self.by_target: dict[int, int] = {}
@@ -108,6 +111,9 @@ class HintStore:
         `done` gets NoRoomError when it doesn't fit and `over` doesn't say that W
         needs it, ReapedError when its stamp is older than what is promised here.
         """
+        if self.read_only():
+            done(ReadOnlyError())
+            return
         place = records.hint_key(target, digest, key)
         partition = partition_of(digest, self._partitions)
 

@@ -22,6 +22,8 @@ from dynamo_node import __version__
 from dynamo_node.config import Config
 from dynamo_node.coordinator import Coordinator
 from dynamo_node.disk import Clean, Disk, new_incarnation, open_disk
+from dynamo_node.disk_health import DiskHealth
+from dynamo_node.gossip import Gossip
 from dynamo_node.handoff import Handoff
 from dynamo_node.inbound import Inbound
 from dynamo_node.incarnations import confirmed
@@ -65,12 +67,16 @@ class Node:
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
         self.coordinator.on_stale_ring = self._ring_trouble
         self.coordinator.counts = self.standing.counts
+        self.disk_health = DiskHealth(lambda: outside.free_bytes(config), config.reserve_bytes)
+        self.replica.read_only = self.replica.hints.read_only = lambda: self.disk_health.read_only
         self.slices = Slices()
         self.coordinator.admission = self.slices.admission
         self.peers: dict[int, dict[str, Any]] = {}
         """What each peer last said of itself, by node number."""
         self.recovery = Recovery(self)
-        self.handoff = Handoff(disk.store, self.replica, self.topology, self.slices, self.peers)
+        self.handoff = Handoff(disk.store, self.replica, self.topology, self.slices)
+        self.gossip = Gossip(self)
+        self.reaper = Reaper(self)
         self.pings = Pings(self)
         self.stopping = False
         self.stopped = asyncio.Event()
@@ -141,6 +147,7 @@ class Node:
             self.in_background(self._count_keys())
         if ring is not None:
             await self._adopt(ring, persist=False)
+        self.in_background(self.disk_health.run())
         self.in_background(self.slices.run())
         self.in_background(self.handoff.run())
         self.in_background(self.pings.run())
@@ -185,6 +192,7 @@ class Node:
         # Nothing in memory is trusted any more. The process ends without the
         # clean marker, and its next start takes a new incarnation.
         log.critical("%s; stopping, to start again under a new incarnation", error)
+        self.disk_health.failed(str(error))
         self.failure = error
         self.stopped.set()
 
@@ -376,6 +384,7 @@ class Node:
             "epoch": self.topology.name.epoch,
             "ring_id": self.topology.name.id.hex(),
             "background_share": round(self.slices.share, 3),
+            "read_only": self.disk_health.read_only,
             "recovery": self.recovery.facts(),
         }
 
@@ -402,6 +411,9 @@ class Node:
             "keys": facts["keys"],
             "hints_pending": facts["hints_pending"],
             "background_share": self.slices.facts(),
+            "disk": self.disk_health.facts(),
+            "recovery": facts["recovery"],
+            "possible_losses": sorted(self.standing.possible_losses),
             "durability": config.durability,
             "quorum": {
                 "n": None if ring is None else ring.replication,

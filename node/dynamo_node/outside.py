@@ -50,6 +50,12 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def free_bytes(config: Config) -> int:
+    """What the node's filesystem can still take of it; raises OSError."""
+    found = os.statvfs(config.data_dir)
+    return found.f_bavail * found.f_frsize
+
+
 @dataclass(frozen=True, slots=True)
 class Outside:
     """One node's world; the defaults are the real one."""
@@ -58,6 +64,7 @@ class Outside:
     wall_ms: Callable[[], int] = wall_ms
     boot_id: Callable[[], str] = boot_id
     open_store: Callable[[Config], Store] = open_rocksdb
+    free_bytes: Callable[[Config], int] = free_bytes
 
 
 REAL = Outside()

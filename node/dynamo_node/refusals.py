@@ -34,6 +34,15 @@ class NoRoomError(PeerRefusal):
     code = Code.NO_ROOM
 
 
+class ReadOnlyError(PeerRefusal):
+    """The disk's reserve would be touched: nothing more is stored here."""
+
+    code = Code.READ_ONLY
+
+    def __init__(self) -> None:
+        super().__init__("this node's disk is full; it takes no writes")
+
+
 class ReapedError(PeerRefusal):
     """A mutation stamped with an older reap round than is taken here."""
 

@@ -27,7 +27,7 @@ from dynamo_node.config import HINTS_BYTES_MAX, Limits
 from dynamo_node.disk import Disk, new_incarnation
 from dynamo_node.hints import HintStore
 from dynamo_node.outside import REAL, Outside
-from dynamo_node.refusals import ReapedError, RefusedError
+from dynamo_node.refusals import ReadOnlyError, ReapedError, RefusedError
 from dynamo_node.storage import HINTS, OBJECTS, Done
 from dynamo_node.turns import Turns, WithValue
 
@@ -71,6 +71,8 @@ class Replica:
         self._partitions = 1
         self._extending = False
         self.minter: Minter | None = None
+        self.read_only: Callable[[], bool] = lambda: False
+        """Whether the disk takes nothing more; what is stored is still read."""
         self.rounds = Rounds()
         self.hints = HintStore(disk.store, self._turns, self.rounds, hints_bytes_max)
         self.ring_name: Callable[[], RingName] = lambda: NO_RING
@@ -171,8 +173,12 @@ class Replica:
     ) -> None:
         """Merge a whole object from a peer; `done` once the result is safe.
 
-        `done` gets ReapedError when what is older than its round was reaped here.
+        `done` gets ReapedError when what is older than its round was reaped here,
+        ReadOnlyError when the disk takes nothing more.
         """
+        if self.read_only():
+            done(ReadOnlyError())
+            return
         skey = digest + key
 
         def merged(data: bytes | None) -> None:
@@ -211,6 +217,9 @@ class Replica:
         hint that it keeps for `hint_for`. Or `refused` is called, with
         RefusedError for what the client can mend, and nothing is written.
         """
+        if self.read_only():
+            refused(RefusedError(Kind.OVERLOADED, "this node's disk is full; nothing was written"))
+            return
         if hint_for:
             family, place = HINTS, records.hint_key(hint_for, digest, key)
         else:

@@ -82,7 +82,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 def _handoff(store: Store, replica: Replica, peers: dict[int, Peer]) -> Handoff:
     topology: Any = SimpleNamespace(links=peers, host_name=lambda n: peers[n].member.name)
-    return Handoff(store, replica, topology, Slices(), {})
+    return Handoff(store, replica, topology, Slices())
 
 
 async def test_a_silent_target_holds_up_nobody(store: Store, replica: Replica) -> None:
