@@ -332,7 +332,12 @@ class _Key:
         dots = self.dots.get(name)
         if delete.clock is None or not dots:
             return True
-        return any(delete.clock.covers(dot) for dot in dots)
+        if any(delete.clock.covers(dot) for dot in dots):
+            return True
+        # It may have read the write under the dot of a try that nobody was told of;
+        # that is one of the dots it covers, if there is one beside its own.
+        covered = sum(delete.clock.vector.values()) + len(delete.clock.dots)
+        return covered - sum(map(delete.clock.covers, self.named)) > 1
 
     def _deleted_by_store(self, dot: Dot | None) -> list[Operation]:
         if dot is None:
