@@ -55,6 +55,7 @@ class Machine:
             wall_ms=lambda: WALL_START_MS + int(self.world.now * 1000) + self.skew_ms,
             boot_id=lambda: f"{self.name}-boot-{self.boots}",
             open_store=lambda config: SimStore(self.disk, sync=config.durability == SYNC),
+            free_bytes=lambda config: 1 << 40,
         )
 
     @property
