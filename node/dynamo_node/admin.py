@@ -53,6 +53,8 @@ class AdminDoor:
                 web.get("/admin/digest", self._digest),
                 web.post("/admin/partitions/{partition}/accept-loss", self._accept_loss),
                 web.get("/admin/keys", self._keys),
+                web.get("/admin/tombstones", self._tombstones),
+                web.post("/admin/repair", self._repair),
             ]
         )
 
@@ -83,7 +85,8 @@ class AdminDoor:
         except web.HTTPNotFound as error:
             raise problems.not_found(
                 f"there is nothing at {request.path[:80]!r}; there are /admin/status, "
-                "/admin/ring, /admin/replica/{key}, /admin/digest, /admin/keys"
+                "/admin/ring, /admin/replica/{key}, /admin/digest, /admin/keys, /admin/repair, "
+                "/admin/tombstones"
             ) from error
 
     async def _status(self, request: web.Request) -> web.Response:
@@ -156,7 +159,7 @@ class AdminDoor:
                 409,
                 "not-recovering",
                 "Nothing is lost",
-                f"partition {partition} counts on this node already; nothing was changed",
+                f"partition {partition} counts here without a possible loss; nothing was changed",
             )
         await node.disk.store.durable()
         return json_response({"partition": partition, "counts": True})
@@ -175,6 +178,31 @@ class AdminDoor:
             else:
                 roots[partition] = node.trees.root(partition)
         return json_response({str(p): root.hex() for p, root in roots.items()})
+
+    async def _repair(self, request: web.Request) -> web.Response:
+        """One full round of anti-entropy; `?partition=` for one partition alone."""
+        node = self._node
+        ring = node.topology.ring
+        if ring is None:
+            raise problems.overloaded("this node has no ring yet")
+        partition = None
+        if "partition" in request.query:
+            partition = _whole(request.query["partition"], "partition", 0, ring.partitions - 1)
+            if partition not in node.topology.owned:
+                names = ", ".join(node.topology.host_name(n) for n in ring.slots[partition])
+                raise bad_request(f"partition is {partition}; it is held by {names}, not here")
+        if node.antientropy.repairing:
+            raise ProblemError(
+                409, "repair-running", "A repair is running", "wait for its end, then ask again"
+            )
+        return json_response(await node.antientropy.repair(partition))
+
+    async def _tombstones(self, request: web.Request) -> web.Response:
+        """What blocks the reaping of each partition's tombstones, a page at a time."""
+        query = request.query
+        limit = _whole(query.get("limit", "1000"), "limit", 1, KEYS_LIMIT_MAX)
+        after = _whole(query["after"], "after", 0, 0xFFFF) if "after" in query else -1
+        return json_response(self._node.reaper.report(after, limit))
 
     async def _keys(self, request: web.Request) -> web.Response:
         """This node's own keys of one partition, a page at a time (`dynamo export`)."""

@@ -8,28 +8,18 @@ names it; an empty or foreign one recovers everything, and so does one that was
 """
 
 from collections.abc import Iterable, Mapping
-from enum import IntEnum
 from struct import Struct
 from struct import error as struct_error
 from typing import Final
 
 from dynamo_core.errors import Corrupt
+from dynamo_core.recovery import Lack
 from dynamo_core.ring import Ring
 from dynamo_node.storage import META, Store
 
 COUNTS_KEY: Final = b"counts"
 _ENTRY: Final = Struct(">HB")
-
-
-class Lack(IntEnum):
-    """Why a partition doesn't count here; the higher one is the worse."""
-
-    NOTHING = 0
-    """It counts."""
-    UNCLEAN = 1
-    """Unsynced writes may be gone; the rest is here."""
-    EMPTY = 2
-    """The disk was empty or foreign: only what was accepted since is here."""
+_LOSS: Final = 0x10
 
 
 class Standing:
@@ -100,6 +90,15 @@ class Standing:
             self._losses |= {partition}
         self._put()
 
+    def accepted(self, partition: int) -> bool:
+        """A person accepts what may be missing; False when there was nothing to accept."""
+        if self.counts(partition) and partition not in self._losses:
+            return False
+        self._lacking.pop(partition, None)
+        self._losses -= {partition}
+        self._put()
+        return True
+
     def _put(self) -> None:
         touched = sorted({*self._lacking, *self._losses})
         self._store.put(
@@ -109,6 +108,3 @@ class Standing:
                 _ENTRY.pack(p, self.lack(p) | (_LOSS if p in self._losses else 0)) for p in touched
             ),
         )
-
-
-_LOSS: Final = 0x10

@@ -1,0 +1,251 @@
+"""Recovery: brings back what a lost, foreign or unclean disk lacks (design: recovering).
+
+Owns the loop that pulls each recovering partition from its other owners, page
+by page, and the serving of such pages. A partition counts again once the rule
+of `dynamo_core.recovery` says so and everything merged is fsynced. Whoever
+can't be reached is asked again for ever; nothing here ever gives up a copy.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from dynamo_core import records, recovery, wire
+from dynamo_core.errors import Corrupt, DynamoError
+from dynamo_core.frames import Frame
+from dynamo_core.records import DIGEST_BYTES
+from dynamo_core.recovery import Ask, Lack, Page
+from dynamo_core.ring import position
+from dynamo_core.wire import Code, Type
+from dynamo_node.digests import partition_range
+from dynamo_node.inbound import Inbound
+from dynamo_node.storage import OBJECTS
+
+if TYPE_CHECKING:
+    from dynamo_node.node import Node
+
+log = logging.getLogger(__name__)
+
+PAGE_KEYS: Final = 256
+PAGE_BYTES: Final = 1 << 20
+PAGE_TIMEOUT_S: Final = 10.0
+RETRY_S: Final = 1.0
+PARTITIONS_AT_ONCE: Final = 2
+
+
+class Recovery:
+    """One per node; `run` until cancelled, `serve` for the others."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._wake = asyncio.Event()
+        self._merged: dict[int, dict[int, bytes]] = {}
+        """Partition -> owners merged since this start, and under which incarnation."""
+        self._waits_for: dict[int, str] = {}
+        self._doubtful: dict[int, set[int]] = {}
+        """Partition -> owners that count, but with a possible loss."""
+        self._keys = 0
+        self._bytes = 0
+        node.handlers[Type.PAGE] = self.serve
+
+    def wake(self) -> None:
+        """A peer may be reachable again, or a ring came."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Recover whatever doesn't count, for ever."""
+        while True:
+            self._wake.clear()
+            await self._pass()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), RETRY_S)
+
+    async def _pass(self) -> None:
+        todo = self._todo()
+        if not todo:
+            return
+
+        async def worker() -> None:
+            while todo:
+                await self._recover(todo.pop(0))
+
+        doubtful = self._node.standing.possible_losses
+        await asyncio.gather(*(worker() for _ in range(PARTITIONS_AT_ONCE)))
+        if new := sorted(self._node.standing.possible_losses - doubtful):
+            log.warning(
+                "partitions %s count again although too few complete copies were left: "
+                "writes acknowledged before may be lost",
+                ", ".join(map(str, new)),
+            )
+        if not self._todo():
+            log.info(
+                "recovered: every partition counts again; %d keys, %d bytes merged",
+                self._keys,
+                self._bytes,
+            )
+
+    def _todo(self) -> list[int]:
+        node = self._node
+        return sorted(p for p in node.topology.owned if not node.standing.counts(p))
+
+    async def _recover(self, partition: int) -> None:
+        node = self._node
+        ring = node.topology.ring
+        if ring is None:
+            return
+        others = [o for o in ring.slots[partition] if o != node.topology.number]
+        try:
+            stands = dict(
+                zip(
+                    others,
+                    await asyncio.gather(*(self._merge_from(partition, o) for o in others)),
+                    strict=True,
+                )
+            )
+            await node.disk.store.durable()
+        except DynamoError as error:
+            log.warning("partition %d can't be recovered now: %s", partition, error)
+            return
+        merged = self._merged.get(partition, {})
+        lack = node.standing.lack(partition)
+        doubtful = self._doubtful.get(partition, set())
+        verdict = recovery.judge(lack, stands, set(merged), node.config.w, doubtful)
+        if not verdict.counts:
+            if self._waits_for.get(partition) != verdict.waits_for:
+                log.info("partition %d waits for %s", partition, verdict.waits_for)
+            self._waits_for[partition] = verdict.waits_for
+            return
+        node.standing.completed(partition, verdict.possible_loss)
+        await node.disk.store.durable()
+        self._forget(partition)
+
+    def _forget(self, partition: int) -> None:
+        self._merged.pop(partition, None)
+        self._waits_for.pop(partition, None)
+        self._doubtful.pop(partition, None)
+
+    async def _merge_from(self, partition: int, owner: int) -> Lack | None:
+        """Merge all that `owner` holds; what it lacks itself, None if it can't be had now."""
+        link = self._node.topology.links.get(owner)
+        if link is None or not link.up:
+            return None
+        merged = self._merged.setdefault(partition, {})
+        if merged.get(owner) == link.incarnation:
+            page = await self._page(owner, Ask(partition, b"", probe=True))
+            return None if page is None else page.lack
+        after, worst = b"", Lack.NOTHING
+        while True:
+            page = await self._page(owner, Ask(partition, after, probe=False))
+            if page is None or link.incarnation == b"":
+                return None
+            worst = max(worst, page.lack)
+            if page.entries:
+                async with self._node.slices.slice("recovery"):
+                    after = self._merge(page)
+            if page.last:
+                merged[owner] = link.incarnation
+                return worst
+
+    def _merge(self, page: Page) -> bytes:
+        """Merge a page's objects; they are fsynced before the partition counts."""
+        after = b""
+        for key, obj in page.entries:
+            digest = position(key)
+            after = digest + key
+            self._node.replica.merge(key, digest, obj, page.reap_round, _noted)
+            self._keys += 1
+            self._bytes += len(key) + len(obj)
+        return after
+
+    async def _page(self, owner: int, ask: Ask) -> Page | None:
+        link = self._node.topology.links.get(owner)
+        if link is None:
+            return None
+        kind, payload = await link.ask(Type.PAGE, recovery.pack_ask(ask), PAGE_TIMEOUT_S)
+        if kind != Type.PAGE_REPLY:
+            self._node.coordinator.reply_was_no(owner, kind, payload)
+            return None
+        try:
+            page = recovery.unpack_page(payload)
+        except Corrupt as error:
+            log.warning("a page of partition %d: %s", ask.partition, error)
+            return None
+        doubtful = self._doubtful.setdefault(ask.partition, set())
+        (doubtful.add if page.possible_loss else doubtful.discard)(owner)
+        return page
+
+    # The other side
+
+    def serve(self, caller: Inbound, frame: Frame) -> None:
+        """Answer a PAGE."""
+        ask = recovery.unpack_ask(frame.payload)
+        node = self._node
+        ring = node.topology.ring
+        if ring is not None and ask.partition >= ring.partitions:
+            raise Corrupt(f"partition {ask.partition} is not one of this ring")
+        if ring is None or (frame.epoch, frame.ring_id) != node.topology.name:
+            behind = node.topology.name < (frame.epoch, frame.ring_id)
+            code = Code.NOT_READY if behind else Code.STALE_RING
+            caller.reply(frame.request_id, Type.ERROR, wire.pack_error(code, "another ring"))
+            return
+        node.in_background(self._serve(caller, frame.request_id, ask))
+
+    async def _serve(self, caller: Inbound, request_id: int, ask: Ask) -> None:
+        node = self._node
+        ring = node.topology.ring
+        assert ring is not None
+        lack = node.standing.lack(ask.partition)
+        reap_round = node.replica.rounds.committed(ask.partition)
+        entries: list[tuple[bytes, bytes]] = []
+        last = True
+        if not ask.probe:
+            start, end = partition_range(ring, ask.partition)
+            if ask.after:
+                start = max(start, ask.after + b"\x00")
+            # What this tick wrote isn't seen by the scan: it was acknowledged, or will
+            # be, by others as well, and goes to the recovering owner on its own.
+            await node.disk.store.durable()
+            try:
+                pairs = await node.disk.store.scan_async(OBJECTS, start, end, PAGE_KEYS, PAGE_BYTES)
+                entries = [(place[DIGEST_BYTES:], records.object_of(data)) for place, data in pairs]
+            except DynamoError as error:
+                log.error("a page of partition %d can't be read: %s", ask.partition, error)
+                caller.reply(
+                    request_id, Type.ERROR, wire.pack_error(Code.STORAGE, str(error)[:512])
+                )
+                return
+            last = not entries
+        doubt = ask.partition in node.standing.possible_losses
+        page = Page(lack, last, reap_round, entries, doubt)
+        caller.reply(request_id, Type.PAGE_REPLY, recovery.pack_page(page))
+
+    # For people
+
+    def accept_loss(self, partition: int) -> bool:
+        """A person accepts what `partition` may have lost; False if there is nothing to accept."""
+        if not self._node.standing.accepted(partition):
+            return False
+        log.warning("partition %d: its loss is accepted by an admin", partition)
+        self._forget(partition)
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """Progress, for /cluster and /admin/status; empty when there is nothing to recover."""
+        todo = self._todo()
+        facts: dict[str, Any] = {}
+        if todo:
+            facts = {
+                "partitions_left": len(todo),
+                "partitions": len(self._node.topology.owned),
+                "keys": self._keys,
+                "bytes": self._bytes,
+            }
+            reasons = sorted({self._waits_for[p] for p in todo if p in self._waits_for})
+            if reasons:
+                facts["waits_for"] = reasons
+        return facts
+
+
+def _noted(error: BaseException | None) -> None:
+    """A merge that fails breaks the store, or is of an older round and to be left out."""
