@@ -42,7 +42,9 @@ class Timing:
     before it gets a hint. suspect_ms: unanswered traffic after which a peer is
     no longer tried first. body_ms: how long a client may take to send a value;
     who trickles would hold memory for ever. ping_ms: how often an idle peer is asked for a sign
-    of life. drain_ms: how long a stopping node still accepts, so that load
+    of life. antientropy_ms: the pause between two comparisons of this node, one peer
+    each. recheck_ms: how long what differs is left alone before it is compared again:
+    a write on its way arrives by then. drain_ms: how long a stopping node still accepts, so that load
     balancers notice (design: start and stop).
     """
 
@@ -53,6 +55,8 @@ class Timing:
     body_ms: int = 30_000
     ping_ms: int = 1000
     drain_ms: int = 5000
+    antientropy_ms: int = 1000
+    recheck_ms: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,8 @@ def parse(raw: object) -> Config:
             timing.integer("body_ms", 10, 600_000, 30_000),
             timing.integer("ping_ms", 10, 60_000, 1000),
             timing.integer("drain_ms", 0, 600_000, 5000),
+            timing.integer("antientropy_ms", 10, 600_000, 1000),
+            timing.integer("recheck_ms", 10, 60_000, 1000),
         ),
         log_format=log.choice("format", ("text", "json")),
         log_level=log.choice("level", ("info", "debug", "warning", "error")),

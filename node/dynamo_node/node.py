@@ -19,6 +19,7 @@ from dynamo_core.objects import FEATURE_LEVEL
 from dynamo_core.ring import Ring
 from dynamo_core.wire import Code, Lease, Type
 from dynamo_node import __version__
+from dynamo_node.antientropy import AntiEntropy
 from dynamo_node.config import Config
 from dynamo_node.coordinator import Coordinator
 from dynamo_node.disk import Clean, Disk, new_incarnation, open_disk
@@ -78,6 +79,7 @@ class Node:
         self.gossip = Gossip(self)
         self.reaper = Reaper(self)
         self.pings = Pings(self)
+        self.antientropy = AntiEntropy(self)
         self.stopping = False
         self.stopped = asyncio.Event()
         self.failure: StorageError | None = None
@@ -151,6 +153,7 @@ class Node:
         self.in_background(self.slices.run())
         self.in_background(self.handoff.run())
         self.in_background(self.pings.run())
+        self.in_background(self.antientropy.run())
 
     async def stop(self) -> None:
         """End all loops and links and close the disk with the clean marker."""
@@ -414,6 +417,7 @@ class Node:
             "disk": self.disk_health.facts(),
             "recovery": facts["recovery"],
             "possible_losses": sorted(self.standing.possible_losses),
+            "antientropy": self.antientropy.facts(),
             "durability": config.durability,
             "quorum": {
                 "n": None if ring is None else ring.replication,

@@ -1,0 +1,281 @@
+"""Anti-entropy: how two replicas find what differs between them (P§4.7).
+
+Owns the message TREE and both sides' part in it: `find` and `narrow` walk from
+one hash over everything shared to the segments that differ and stay so,
+`answer` is the peer's side. The asking side is written as generators: each
+yields the payload of a TREE request and is sent the reply's, or yields PAUSE
+and goes on when the pause is over. What happens to the keys of a segment that
+differs is `exchange`.
+
+Peers compare under one ring name only, so both know which partitions they
+share. A side says "no difference" only about what it has made durable before
+it answered; that, and waiting, is the caller's.
+
+Forbidden here: where trees are kept, and who is compared when.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from enum import IntEnum, IntFlag
+from hashlib import blake2b
+from struct import Struct
+from struct import error as struct_error
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+
+from dynamo_core.errors import Corrupt
+from dynamo_core.merkle import FANOUT, HASH_BYTES, INNER_NODES, NODE_BYTES
+
+RANGES_MAX: Final = 256
+"""Ranges of partitions in one TREE request, 7 KiB."""
+NODES_MAX: Final = 64
+"""Inner nodes in one TREE request, 16 KiB."""
+SPLIT: Final = 16
+"""Parts into which a range of partitions that differs is cut."""
+PAUSE: Final = None
+
+_RANGE: Final = Struct(">HHQ16s")
+_ROUND: Final = Struct(">Q")
+_INNER: Final = Struct(f">H{NODE_BYTES}s")
+_SEGMENTS: Final = Struct(f">HB{NODE_BYTES}s")
+_BITMAP: Final = Struct(">H")
+_PARTITION: Final = Struct(">H")
+
+
+class What(IntEnum):
+    """What a TREE request asks about."""
+
+    RANGES = 0
+    INNER = 1
+    SEGMENTS = 2
+    AGREED = 3
+    """Whether the asked owner now agrees with all the others about a partition."""
+
+
+class Flag(IntFlag):
+    """The peer's answer about one range of partitions; none: it holds the same, durably."""
+
+    DIFFERS = 1
+    RECOVERING = 2
+    """Of a single partition: it can't claim anything."""
+    ROUND = 4
+    """Of a single partition: its committed reap round is another; u64 follows."""
+
+
+class Trees(Protocol):
+    """The hash trees of one side, and the committed reap round of each."""
+
+    def root(self, partition: int) -> bytes: ...
+    def inner(self, partition: int) -> bytes: ...
+    def segments(self, partition: int, node: int) -> bytes: ...
+    def committed(self, partition: int) -> int: ...
+    def counts(self, partition: int) -> bool: ...
+
+
+class Found(NamedTuple):
+    """What became of each partition, in order; `recovering` may differ, too."""
+
+    equal: list[int]
+    differing: list[int]
+    recovering: list[int]
+    rounds: list[tuple[int, int]]
+    """(partition, the peer's committed round): nothing of these is compared further."""
+
+
+Walk: TypeAlias = Generator[bytes | None, bytes, Found]
+Narrowing: TypeAlias = Generator[bytes | None, bytes, dict[int, list[int]]]
+
+# TREE: u8 what | entries. TREE_REPLY: one item per entry.
+# RANGES: u16 first | u16 last | u64 round | 16 hash    -> u8 flags [| u64 round]
+# INNER: u16 partition | 256 inner hashes               -> u16 bitmap of those that differ
+# SEGMENTS: u16 partition | u8 node | 256 segments      -> u16 bitmap of those that differ
+# AGREED: u16 partition                                 -> u8 agreed
+
+
+def _hash(trees: Trees, partitions: Iterable[int]) -> bytes:
+    parts = [
+        p.to_bytes(2, "big") + _ROUND.pack(trees.committed(p)) + trees.root(p) for p in partitions
+    ]
+    return blake2b(b"".join(parts), digest_size=HASH_BYTES).digest()
+
+
+def find(trees: Trees, shared: Sequence[int]) -> Walk:
+    """Compare all `shared` partitions, which are in order, from one hash downwards."""
+    found = Found([], [], [], [])
+    ranges = [(0, len(shared))] if shared else []
+    while ranges:
+        asked, ranges = ranges[:RANGES_MAX], ranges[RANGES_MAX:]
+        parts = [bytes((What.RANGES,))]
+        for low, high in asked:
+            alone = trees.committed(shared[low]) if high - low == 1 else 0
+            hashed = _hash(trees, shared[low:high])
+            parts.append(_RANGE.pack(shared[low], shared[high - 1], alone, hashed))
+        reply = yield b"".join(parts)
+        assert reply is not None
+        for (low, high), (flags, round_there) in zip(asked, _flags(reply, len(asked)), strict=True):
+            if not flags:
+                found.equal.extend(shared[low:high])
+            elif high - low > 1:
+                step = -(-(high - low) // SPLIT)
+                ranges += [(at, min(at + step, high)) for at in range(low, high, step)]
+            elif flags & Flag.ROUND:
+                found.rounds.append((shared[low], round_there))
+            else:
+                if flags & Flag.RECOVERING:
+                    found.recovering.append(shared[low])
+                if flags & Flag.DIFFERS:
+                    found.differing.append(shared[low])
+    for part in (found.equal, found.differing, found.recovering):
+        part.sort()
+    return found
+
+
+def narrow(trees: Trees, partitions: Sequence[int]) -> Narrowing:
+    """Segments of each of `partitions` that differ, and still do after a pause.
+
+    A partition without an entry, and each segment that isn't named, was found equal.
+    """
+    nodes = []
+    for at in range(0, len(partitions), NODES_MAX):
+        asked = partitions[at : at + NODES_MAX]
+        parts = [_INNER.pack(p, trees.inner(p)) for p in asked]
+        reply = yield bytes((What.INNER,)) + b"".join(parts)
+        for partition, bits in zip(asked, _bitmaps(reply, len(asked)), strict=True):
+            nodes += [(partition, node) for node in _ones(bits)]
+    differing = yield from _segments(trees, nodes)
+    if differing:
+        yield PAUSE
+        again = yield from _segments(trees, sorted({(p, s // FANOUT) for p, s in differing}))
+        differing &= again
+    segments: dict[int, list[int]] = {}
+    for partition, segment in sorted(differing):
+        segments.setdefault(partition, []).append(segment)
+    return segments
+
+
+def _segments(
+    trees: Trees, nodes: Sequence[tuple[int, int]]
+) -> Generator[bytes | None, bytes, set[tuple[int, int]]]:
+    differing: set[tuple[int, int]] = set()
+    for at in range(0, len(nodes), NODES_MAX):
+        asked = nodes[at : at + NODES_MAX]
+        parts = [_SEGMENTS.pack(p, node, trees.segments(p, node)) for p, node in asked]
+        reply = yield bytes((What.SEGMENTS,)) + b"".join(parts)
+        for (partition, node), bits in zip(asked, _bitmaps(reply, len(asked)), strict=True):
+            differing |= {(partition, node * FANOUT + child) for child in _ones(bits)}
+    return differing
+
+
+def runs(segments: Sequence[int]) -> list[tuple[int, int]]:
+    """Neighbours joined: (first, last + 1) of each run in an ordered list."""
+    found: list[tuple[int, int]] = []
+    for segment in segments:
+        if found and found[-1][1] == segment:
+            found[-1] = (found[-1][0], segment + 1)
+        else:
+            found.append((segment, segment + 1))
+    return found
+
+
+def what_is_asked(payload: bytes) -> What:
+    """What a TREE request is about."""
+    try:
+        return What(payload[0])
+    except (IndexError, ValueError) as error:
+        raise Corrupt("a question about hash trees of no known kind") from error
+
+
+def answer(trees: Trees, shared: Sequence[int], payload: bytes) -> bytes:
+    """The reply to a TREE request of a peer that has `shared` in common with this side."""
+    what = what_is_asked(payload)
+    if what == What.RANGES:
+        return _answer_ranges(trees, shared, payload)
+    form = _INNER if what == What.INNER else _SEGMENTS
+    bitmaps = []
+    known = set(shared)
+    for partition, *node, theirs in _entries(form, payload, NODES_MAX):
+        if partition not in known or (node and node[0] >= INNER_NODES):
+            raise Corrupt(f"a question about partition {partition}, which isn't shared")
+        mine = trees.segments(partition, node[0]) if node else trees.inner(partition)
+        bitmaps.append(_BITMAP.pack(_unequal(mine, theirs)))
+    return b"".join(bitmaps)
+
+
+def _answer_ranges(trees: Trees, shared: Sequence[int], payload: bytes) -> bytes:
+    parts = []
+    for first, last, round_there, hashed in _entries(_RANGE, payload, RANGES_MAX):
+        partitions = [p for p in shared if first <= p <= last]
+        if not partitions:
+            raise Corrupt(f"a question about partitions {first}..{last}, none of them shared")
+        flags = 0 if _hash(trees, partitions) == hashed else Flag.DIFFERS
+        rounds = b""
+        if first == last:
+            mine = trees.committed(first)
+            if mine != round_there:
+                flags |= Flag.ROUND
+                rounds = _ROUND.pack(mine)
+            if not trees.counts(first):
+                flags |= Flag.RECOVERING
+        elif not all(map(trees.counts, partitions)):
+            flags |= Flag.DIFFERS
+        parts.append(bytes((flags,)) + rounds)
+    return b"".join(parts)
+
+
+def asked_rounds(payload: bytes) -> list[tuple[int, int]]:
+    """(partition, the asker's committed round) of the single partitions in a RANGES request."""
+    entries = _entries(_RANGE, payload, RANGES_MAX)
+    return [(first, round_there) for first, last, round_there, _ in entries if first == last]
+
+
+def pack_agreed(partition: int) -> bytes:
+    return bytes((What.AGREED,)) + _PARTITION.pack(partition)
+
+
+def unpack_agreed(payload: bytes) -> int:
+    """The partition that an AGREED request is about."""
+    if len(payload) != 1 + _PARTITION.size:
+        raise Corrupt(f"a question about agreement of {len(payload)} bytes")
+    partition: int = _PARTITION.unpack_from(payload, 1)[0]
+    return partition
+
+
+def _entries(form: Struct, payload: bytes, most: int) -> list[tuple[Any, ...]]:
+    body = payload[1:]
+    if not body or len(body) % form.size or len(body) > most * form.size:
+        raise Corrupt(f"a question about hash trees of {len(payload)} bytes is malformed")
+    return list(form.iter_unpack(body))
+
+
+def _flags(reply: bytes, count: int) -> list[tuple[int, int]]:
+    found, at = [], 0
+    try:
+        for _ in range(count):
+            flags, round_there = reply[at], 0
+            at += 1
+            if flags & Flag.ROUND:
+                round_there = _ROUND.unpack_from(reply, at)[0]
+                at += _ROUND.size
+            found.append((flags, round_there))
+    except (IndexError, struct_error) as error:
+        raise Corrupt(f"an answer about {count} ranges of {len(reply)} bytes ends early") from error
+    if at != len(reply):
+        raise Corrupt(f"an answer about {count} ranges has {len(reply) - at} bytes too many")
+    return found
+
+
+def _bitmaps(reply: bytes, count: int) -> list[int]:
+    if len(reply) != count * _BITMAP.size:
+        raise Corrupt(f"an answer about {count} nodes has {len(reply)} bytes")
+    return [bits for (bits,) in _BITMAP.iter_unpack(reply)]
+
+
+def _unequal(mine: bytes, theirs: bytes) -> int:
+    """Bit i is set where the i-th of FANOUT hashes differs."""
+    bits = 0
+    for at in range(0, NODE_BYTES, HASH_BYTES):
+        if mine[at : at + HASH_BYTES] != theirs[at : at + HASH_BYTES]:
+            bits |= 1 << (at // HASH_BYTES)
+    return bits
+
+
+def _ones(bits: int) -> list[int]:
+    return [child for child in range(FANOUT) if bits >> child & 1]

@@ -1,0 +1,179 @@
+"""Anti-entropy's answers: what this node says to a peer that compares with it (P§4.7).
+
+Owns the handlers of TREE, SEGMENTS and FETCH. They answer only under the ring
+that the asker named, only about partitions that both own, and say "the same"
+only about what is fsynced (design: invariant 8). How many of them work at once
+is bounded; who comes too often is told to come again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from dynamo_core import antientropy, exchange, objects, wire
+from dynamo_core.antientropy import What
+from dynamo_core.errors import Corrupt, DynamoError
+from dynamo_core.exchange import Fetched, Got
+from dynamo_core.frames import Frame
+from dynamo_core.records import DIGEST_BYTES
+from dynamo_core.ring import position
+from dynamo_core.wire import Code, Type
+from dynamo_node.digests import leaves, partition_range
+from dynamo_node.inbound import Inbound
+
+if TYPE_CHECKING:
+    from dynamo_node.antientropy import AntiEntropy
+    from dynamo_node.node import Node
+
+log = logging.getLogger(__name__)
+
+AT_ONCE_MAX: Final = 16
+PAGE_KEYS: Final = 1024
+FETCH_KEYS: Final = 128
+FETCH_BYTES: Final = 1 << 20
+HASH_BITE: Final = 64
+"""Roots hashed before others get the loop; about a millisecond."""
+
+Answer = Callable[[int, bytes], Awaitable[tuple[Type, bytes]]]
+
+
+class Refused(DynamoError):
+    """The request can't be answered now; `code` says why."""
+
+    def __init__(self, code: Code, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Answers:
+    """The answering side; one per node."""
+
+    def __init__(self, node: "Node", asking: "AntiEntropy") -> None:
+        self._node = node
+        self._asking = asking
+        self._working = 0
+        self._agreeing = False
+        for kind, answer in (
+            (Type.TREE, self._tree),
+            (Type.SEGMENTS, self._segments),
+            (Type.FETCH, self._fetch),
+        ):
+            node.handlers[kind] = self._handler(answer)
+
+    def _handler(self, answer: Answer) -> Callable[[Inbound, Frame], None]:
+        def handle(caller: Inbound, frame: Frame) -> None:
+            self._node.in_background(self._work(answer, caller, frame))
+
+        return handle
+
+    async def _work(self, answer: Answer, caller: Inbound, frame: Frame) -> None:
+        self._working += 1
+        try:
+            kind, payload = await self._answered(answer, caller, frame)
+        except Refused as error:
+            kind, payload = Type.ERROR, wire.pack_error(error.code, str(error))
+        except Corrupt as error:
+            log.warning("a request of type %d is malformed: %s", frame.type, error)
+            kind, payload = Type.ERROR, wire.pack_error(Code.BAD_REQUEST, str(error)[:512])
+        except DynamoError as error:
+            kind, payload = Type.ERROR, wire.pack_error(Code.STORAGE, str(error)[:512])
+        finally:
+            self._working -= 1
+        caller.reply(frame.request_id, kind, payload)
+
+    async def _answered(self, answer: Answer, caller: Inbound, frame: Frame) -> tuple[Type, bytes]:
+        mine = self._node.topology.name
+        if (frame.epoch, frame.ring_id) != mine or self._node.topology.ring is None:
+            behind = mine < (frame.epoch, frame.ring_id)
+            code = Code.NOT_READY if behind else Code.STALE_RING
+            raise Refused(code, f"this node's ring is of epoch {mine.epoch}")
+        if self._working > AT_ONCE_MAX:
+            raise Refused(Code.OVERLOADED, f"{AT_ONCE_MAX} comparisons are being answered here")
+        assert caller.hello is not None
+        reply = await answer(caller.hello.number, frame.payload)
+        if self._node.topology.name != mine:  # what was said is of a ring that is no more
+            raise Refused(Code.STALE_RING, "this node's ring changed meanwhile")
+        return reply
+
+    async def _tree(self, number: int, payload: bytes) -> tuple[Type, bytes]:
+        if antientropy.what_is_asked(payload) == What.AGREED:
+            return Type.TREE_REPLY, await self._agreed(antientropy.unpack_agreed(payload))
+        shared = self._asking.shared(number)
+        if antientropy.what_is_asked(payload) == What.RANGES:
+            await self._asking.hash_roots(shared)
+            for partition, theirs in antientropy.asked_rounds(payload):
+                self._asking.compare_rounds(number, partition, theirs)
+        reply = antientropy.answer(self._asking.view, shared, payload)
+        await self._node.disk.store.durable()
+        return Type.TREE_REPLY, reply
+
+    async def _agreed(self, partition: int) -> bytes:
+        """Compare with all other owners, for a stand-in that has noted that this one lacks some."""
+        if partition not in self._node.topology.owned:
+            raise Refused(Code.BAD_REQUEST, f"partition {partition} has no slot here")
+        if self._agreeing:
+            raise Refused(Code.OVERLOADED, "another agreement is being looked for")
+        self._agreeing = True
+        try:
+            return b"\x01" if await self._asking.agrees_with_all(partition) else b"\x00"
+        finally:
+            self._agreeing = False
+
+    def _owned(self, number: int, partition: int) -> None:
+        if partition not in self._asking.shared(number):
+            raise Refused(Code.BAD_REQUEST, f"partition {partition} is not shared")
+
+    async def _segments(self, number: int, payload: bytes) -> tuple[Type, bytes]:
+        partition, start, end = exchange.unpack_list(payload)
+        self._owned(number, partition)
+        ring = self._node.topology.ring
+        assert ring is not None
+        low, high = partition_range(ring, partition)
+        if not low <= start <= end <= high:
+            raise Corrupt(f"a question for keys outside of partition {partition}")
+        if self._asking.exchanging_with == number and self._node.topology.number < number:
+            # Both compare with each other: one exchange is enough, the lower one's.
+            raise Refused(Code.OVERLOADED, "this node is exchanging keys with the asker already")
+        page = await leaves(self._node.disk.store, start, end, PAGE_KEYS)
+        more = page.end < end and bool(page.leaves)
+        return Type.SEGMENTS_REPLY, exchange.pack_leaves(page.leaves, more)
+
+    async def _fetch(self, number: int, payload: bytes) -> tuple[Type, bytes]:
+        partition, keys = exchange.unpack_fetch(payload)
+        self._owned(number, partition)
+        if len(keys) > FETCH_KEYS:
+            raise Corrupt(f"a fetch of {len(keys)} keys; up to {FETCH_KEYS} are given at once")
+        items: list[Fetched] = []
+        size = 0
+        for key in keys:
+            digest = position(key)
+            if self._node.replica.partition_of(digest) != partition:
+                raise Corrupt(f"a fetch of a key that is not in partition {partition}")
+            stamp = self._node.replica.rounds.stamp(partition)
+            if self._asking.reaped(partition, digest + key):
+                items.append(Fetched(Got.REAPED, stamp, b""))
+                continue
+            try:
+                obj = await own_object(self._node, digest + key)
+            except Corrupt as error:
+                log.error("the record of key %r is damaged: %s", key, error)
+                items.append(Fetched(Got.DAMAGED, stamp, b""))
+                continue
+            size += len(obj or b"")
+            if items and size > FETCH_BYTES:
+                break
+            items.append(Fetched(Got.NOTHING if obj is None else Got.OBJECT, stamp, obj or b""))
+        return Type.FETCH_REPLY, exchange.pack_fetched(items)
+
+
+async def own_object(node: "Node", skey: bytes) -> bytes | None:
+    """This node's own record at digest + key; raises Corrupt for a damaged one."""
+    future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+    node.replica.read_own(skey, future.set_result, future.set_exception)
+    return await future
+
+
+def leaf_of(place: bytes, obj: bytes | None) -> bytes | None:
+    """The hash-tree leaf of an encoded object, None for none."""
+    return None if obj is None else objects.leaf(place[DIGEST_BYTES:], objects.head_of(obj))
