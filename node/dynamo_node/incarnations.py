@@ -1,6 +1,9 @@
-"""Incarnations: whether a start may go on with the last one or takes a new one.
+"""Incarnations: which one of each peer is the living one, and whether ours may go on.
 
-Owns the question put to the peers after a clean shutdown. A start goes on only
+Owns, on disk, which incarnations of a node are known to have been replaced:
+a zombie, such as a process of a volume that was rolled back, stays refused
+after this node's own restart. And the question put to the peers after a clean
+shutdown. A start goes on only
 if the clean marker was there (it is removed durably first) and more than half
 of the other members record and confirm that they have granted this
 incarnation nothing beyond the lease on this disk. A disk rolled back to an
@@ -10,15 +13,66 @@ incarnation, which is always safe and costs a clock entry.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from typing import Final
 
 from dynamo_core import wire
+from dynamo_core.actors import INCARNATION_BYTES
 from dynamo_core.wire import Lease, Type
 from dynamo_node.links import Link
+from dynamo_node.storage import META, Store
+
+log = logging.getLogger(__name__)
 
 CONFIRM_TIMEOUT_S: Final = 1.0
 POLL_S: Final = 0.02
+KNOWN_MAX: Final = 64
+"""Incarnations remembered of each node, the living one included; the oldest go first."""
+_PREFIX: Final = b"newest/"
+_PREFIX_END: Final = b"newest0"
+
+
+class Known:
+    """What this disk knows of every node's incarnations; one per node.
+
+    A note reaches the disk with the tick's batch and nobody waits for it: a
+    power cut may take the last one, but whoever called then has lost its
+    connection too, and calls again.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seen: dict[int, tuple[bytes, ...]] = {}  # the newest first
+
+    async def load(self) -> None:
+        """Take up what earlier runs have noted; before anybody can call."""
+        after = _PREFIX
+        while pairs := await self._store.scan_async(META, after, _PREFIX_END, 1000):
+            for key, value in pairs:
+                number = key[len(_PREFIX) :]
+                if len(number) != 4 or not value or len(value) % INCARNATION_BYTES:
+                    log.error("a note of incarnations is damaged and left out: %s", key.hex())
+                    continue
+                self._seen[int.from_bytes(number, "big")] = tuple(
+                    value[at : at + INCARNATION_BYTES]
+                    for at in range(0, len(value), INCARNATION_BYTES)
+                )
+            after = pairs[-1][0] + b"\x00"
+
+    def called(self, number: int, incarnation: bytes) -> bool:
+        """That incarnation has proven itself: it is the newest. True if it replaces another."""
+        seen = self._seen.get(number, ())
+        if seen[:1] == (incarnation,):
+            return False
+        seen = (incarnation, *(old for old in seen if old != incarnation))[:KNOWN_MAX]
+        self._seen[number] = seen
+        self._store.put(META, _PREFIX + number.to_bytes(4, "big"), b"".join(seen))
+        return len(seen) > 1
+
+    def is_replaced(self, number: int, incarnation: bytes) -> bool:
+        """Whether another incarnation of that node is known to have followed this one."""
+        return incarnation in self._seen.get(number, ())[1:]
 
 
 async def confirmed(links: Iterable[Link], lease: Lease) -> bool:

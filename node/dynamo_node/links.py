@@ -36,6 +36,14 @@ OnReply: TypeAlias = Callable[[int, bytes], None]
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
 DIAL_TIMEOUT_S: Final = 2.0
+DROP_FACTOR: Final = 5
+"""Suspect times of silence, without a byte either way, after which a connection is given up:
+whatever eats its packets may leave a new one alone, and else the peer is known to be down."""
+STEADY_S: Final = 2.0
+"""A connection that ends sooner doesn't start the backoff anew."""
+FLAP_S: Final = 30.0
+"""A peer that is suspected again within so long after the last time is trusted later."""
+PROBATION_MAX_S: Final = 8.0
 REQUESTS_MAX: Final = 100_000
 PAYLOAD_BYTES_MAX: Final = FRAME_BYTES_MAX - 1024
 """Longest payload that is sent: a longer frame would end the connection for everybody."""
@@ -77,6 +85,12 @@ class _Connection(FramedProtocol):
             self.ready.exception()  # retrieved: the dialler may have given up
         self._link.connection_closed(self)
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Bytes of an unfinished frame that came, and bytes that wait to leave."""
+        waiting = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        return self.reader.unfinished_bytes, waiting
+
     def _say(self, kind: Type, payload: bytes) -> None:
         self.send(pack_frame(kind, 0, NO_DEADLINE, NO_RING, payload))
 
@@ -110,8 +124,15 @@ class Link:
         self._connection: _Connection | None = None
         self._waiting: dict[int, OnReply] = {}
         self._next_id = 1
+        self.replies = 0
+        """Frames received after the handshake: whether a peer is idle shows in it."""
         self._silent_since: float | None = None
+        self._progress = (0, 0)
+        self._moved_at = 0.0
         self._suspect = False
+        self._suspected_at = -FLAP_S
+        self._probation_s = 0.0
+        self._trusted_from = 0.0
         self._dialler: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -188,12 +209,44 @@ class Link:
         A loop that lagged has not read what its peers sent: it doubts itself
         first and gives them that time again.
         """
+        if self._suspect and self._silent_since is None and now >= self._trusted_from:
+            self._trust()
         if self._silent_since is None:
             return
         self._silent_since = min(now, self._silent_since + late_s)
-        if not self._suspect and now - self._silent_since > self._suspect_s:
-            self._suspect = True
-            log.warning("peer %s is silent, suspected", self.member.name)
+        if now - self._silent_since <= self._suspect_s:
+            return
+        connection = self._connection
+        if not self._suspect or connection is None:
+            self._suspected(now)
+            return
+        # Part of a long frame that comes, or of one that leaves, is a sign of life too.
+        progress = connection.progress
+        if progress[0] != self._progress[0] or progress[1] < self._progress[1]:
+            self._moved_at = now
+        self._progress = progress
+        silent_s = now - max(self._silent_since, min(now, self._moved_at + late_s))
+        if silent_s > DROP_FACTOR * self._suspect_s:
+            log.warning("peer %s said nothing for %.1f s, dialled anew", self.member.name, silent_s)
+            connection.abort()
+
+    def _suspected(self, now: float) -> None:
+        if self._suspect:
+            return
+        self._suspect = True
+        self._moved_at = 0.0
+        # Once is an accident and forgiven with the first answer; who does it again and
+        # again would cost somebody a wait each time.
+        if now - self._suspected_at < FLAP_S:
+            self._probation_s = min(PROBATION_MAX_S, max(self._suspect_s, 2 * self._probation_s))
+        else:
+            self._probation_s = 0.0
+        self._suspected_at = now
+        log.warning("peer %s is silent, suspected", self.member.name)
+
+    def _trust(self) -> None:
+        self._suspect = False
+        log.info("peer %s answers again", self.member.name)
 
     # Connecting
 
@@ -239,11 +292,13 @@ class Link:
                     self.refusal = str(error)
                     log.warning("peer %s: %s", self.member.name, error)
             else:
-                backoff = BACKOFF_FIRST_S
+                began = self._loop.time()
                 self._connected(connection, incarnation)
                 while self._connection is connection:
                     await self._wake.wait()
                     self._wake.clear()
+                if self._loop.time() - began >= STEADY_S:
+                    backoff = BACKOFF_FIRST_S
             try:
                 await asyncio.wait_for(self._wake.wait(), backoff)
             except TimeoutError:
@@ -280,9 +335,13 @@ class Link:
 
     def reply_received(self, frame: Frame) -> None:
         """Called by the connection for every frame after the handshake."""
+        self.replies += 1
         if self._suspect:
-            self._suspect = False
-            log.info("peer %s answers again", self.member.name)
+            now = self._loop.time()
+            if self._trusted_from <= self._suspected_at:
+                self._trusted_from = now + self._probation_s
+            if now >= self._trusted_from:
+                self._trust()
         on_reply = self._waiting.pop(frame.request_id, None)
         self._silent_since = self._loop.time() if self._waiting else None
         if on_reply is not None:

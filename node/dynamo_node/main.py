@@ -91,7 +91,7 @@ async def _serve(config: Config) -> StorageError | None:
     node.stopping = True
     if node.failure is None:
         log.info("stopping: draining for %d ms", config.timing.drain_ms)
-        node.pings.tell_all()
+        node.gossip.tell_all()
         await asyncio.sleep(config.timing.drain_ms / 1000)
     await doors.close()
     await node.stop()

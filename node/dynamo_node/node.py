@@ -27,10 +27,12 @@ from dynamo_node.disk_health import DiskHealth
 from dynamo_node.gossip import Gossip
 from dynamo_node.handoff import Handoff
 from dynamo_node.inbound import Inbound
-from dynamo_node.incarnations import confirmed
+from dynamo_node.incarnations import Known, confirmed
 from dynamo_node.links import Link
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.pings import Pings
+from dynamo_node.recovery import Recovery
+from dynamo_node.reaper import Reaper
 from dynamo_node.replica import LEASE_BIRTHS, Replica
 from dynamo_node.slices import Slices
 from dynamo_node.standing import Standing
@@ -60,6 +62,7 @@ class Node:
         self.handlers: dict[int, Callable[[Inbound, Frame], None]] = {}
         """What the parts below answer to other nodes, by frame type."""
         self.standing = Standing(disk.store)
+        self.incarnations = Known(disk.store)
         self.replica = Replica(disk, config.limits, outside, config.hints_bytes_max)
         self.trees = Trees(disk.store)
         self.replica.on_change = self.trees.changed
@@ -72,8 +75,6 @@ class Node:
         self.replica.read_only = self.replica.hints.read_only = lambda: self.disk_health.read_only
         self.slices = Slices()
         self.coordinator.admission = self.slices.admission
-        self.peers: dict[int, dict[str, Any]] = {}
-        """What each peer last said of itself, by node number."""
         self.recovery = Recovery(self)
         self.handoff = Handoff(disk.store, self.replica, self.topology, self.slices)
         self.gossip = Gossip(self)
@@ -85,6 +86,7 @@ class Node:
         self.failure: StorageError | None = None
         self.incarnation = clean.incarnation if clean else new_incarnation(outside)
         self._clean = clean
+        self._boot = outside.boot_id()
         self._started = asyncio.get_running_loop().time()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ring_lock = asyncio.Lock()
@@ -140,6 +142,13 @@ class Node:
         """Count what is here, take up the ring on disk, begin the loops."""
         ring = self.disk.ring()
         self.standing.load(self.disk.standing())
+        if ring is not None and self.disk.lost_writes(self._clean is not None, self._boot):
+            log.warning("the machine went down with writes that were only buffered: recovering")
+            self.standing.unclean(range(ring.partitions))
+        await self.disk.keep_boot(self._boot, self.config.durability)
+        await self.incarnations.load()
+        await self.gossip.load()
+        await self.reaper.load()
         await self.replica.hints.load(1 if ring is None else ring.partitions)
         if ring is not None:
             await self.trees.load(ring.partitions)
@@ -152,6 +161,9 @@ class Node:
         self.in_background(self.disk_health.run())
         self.in_background(self.slices.run())
         self.in_background(self.handoff.run())
+        self.in_background(self.recovery.run())
+        self.in_background(self.gossip.run())
+        self.in_background(self.reaper.run())
         self.in_background(self.pings.run())
         self.in_background(self.antientropy.run())
 
@@ -301,7 +313,12 @@ class Node:
             self.config.timing.suspect_ms / 1000,
             lambda: self.outside.random_bytes(16),
         )
-        link.on_up = lambda _: self.handoff.wake()
+
+        def up(_: Link) -> None:
+            self.handoff.wake()
+            self.recovery.wake()
+
+        link.on_up = up
         return link
 
     async def _take_up_incarnation(self) -> None:
@@ -390,10 +407,6 @@ class Node:
             "read_only": self.disk_health.read_only,
             "recovery": self.recovery.facts(),
         }
-
-    def heard(self, number: int, facts: dict[str, Any]) -> None:
-        """A peer said this of itself."""
-        self.peers[number] = facts
 
     def status(self) -> dict[str, Any]:
         """`GET /admin/status`."""

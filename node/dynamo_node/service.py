@@ -7,7 +7,6 @@ taught or learns before it is answered.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +19,6 @@ from dynamo_core.records import Stamp
 from dynamo_core.ring import Ring
 from dynamo_core.wire import Code, Found, Type
 from dynamo_node.inbound import Inbound
-from dynamo_node.pings import facts_of
 from dynamo_node.refusals import PeerRefusal
 
 if TYPE_CHECKING:
@@ -64,15 +62,12 @@ class Service:
         return self._node.topology.name
 
     def is_replaced(self, number: int, incarnation: bytes) -> bool:
-        return (number, incarnation) in self._replaced
+        return self._node.incarnations.is_replaced(number, incarnation)
 
     def peer_called(self, hello: Hello) -> None:
         """A peer has proven who it is: its incarnation replaces the one known before."""
-        known = self._newest.get(hello.number)
         if hello.number:
-            if known is not None and known != hello.incarnation:
-                self._replaced.add((hello.number, known))
-            self._newest[hello.number] = hello.incarnation
+            self._node.incarnations.called(hello.number, hello.incarnation)
         link = self._node.topology.links.get(hello.number)
         if link is not None:
             link.dial_now()
@@ -200,9 +195,7 @@ class Service:
     # Membership
 
     def _ping(self, caller: Inbound, frame: Frame) -> None:
-        if caller.hello is not None:
-            self._node.heard(caller.hello.number, facts_of(frame.payload))
-        caller.reply(frame.request_id, Type.PONG, json.dumps(self._node.facts()).encode())
+        caller.reply(frame.request_id, Type.PONG, b"")
 
     def _ring(self, caller: Inbound, frame: Frame) -> None:
         """An empty payload asks for the ring held here; another one is a ring to learn."""

@@ -18,6 +18,7 @@ from dynamo_core.wire import Lease, Type
 from dynamo_node import node as node_module
 from dynamo_node.config import Config, parse
 from dynamo_node.disk import Clean, open_disk
+from dynamo_node.incarnations import Known
 from dynamo_node.node import Node, RingConflictError
 from dynamo_node.service import Service
 
@@ -159,6 +160,40 @@ async def test_a_node_whose_disk_was_replaced_confirms_nothing(life: Life) -> No
     await life.node.post_ring(life.ring(None, 3))
     assert life.node.recovering
     assert not await _grants(life.node, OLD, 1000, 2000)
+
+
+async def test_schedule_3_a_zombie_stays_refused_after_its_peers_restart(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+
+    async def run() -> tuple[Node, Service]:
+        node = Node(config, await open_disk(config), None)
+        await node.start()
+        return node, Service(node)
+
+    node, service = await run()
+    for incarnation in (OLD, b"incarn-2"):
+        service.peer_called(_Caller(incarnation).hello)
+    assert service.is_replaced(2, OLD)
+    await node.stop()
+    node, service = await run()
+    # The living one redials first, and then the zombie wakes.
+    service.peer_called(_Caller(b"incarn-2").hello)
+    assert service.is_replaced(2, OLD)
+    assert not service.is_replaced(2, b"incarn-2")
+    assert not service.is_replaced(3, OLD), "another node's"
+    await node.stop()
+
+
+async def test_what_is_known_of_a_nodes_incarnations_is_bounded(life: Life) -> None:
+    known = life.node.incarnations
+    names = [at.to_bytes(8, "big") for at in range(200)]
+    assert [known.called(2, name) for name in names] == [False] + [True] * 199
+    assert not known.called(2, names[-1])
+    assert [known.is_replaced(2, name) for name in names] == [False] * 136 + [True] * 63 + [False]
+    await life.node.disk.store.durable()
+    again = Known(life.node.disk.store)
+    await again.load()
+    assert [again.is_replaced(2, n) for n in names] == [known.is_replaced(2, n) for n in names]
 
 
 async def test_schedule_7_of_two_rings_posted_at_once_one_is_refused(life: Life) -> None:
