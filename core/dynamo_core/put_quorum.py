@@ -15,10 +15,14 @@ from dynamo_core.records import NOBODY
 
 
 class Send(NamedTuple):
-    """Write the object at `node`; as a hint for owner `hint_for` unless that is NOBODY."""
+    """Write the object at `node`; as a hint for owner `hint_for` unless that is NOBODY.
+
+    `over`: W needs it, so the byte limit of that node's hints doesn't bind it.
+    """
 
     node: int
     hint_for: int
+    over: bool = False
 
 
 class PutQuorum:
@@ -36,6 +40,7 @@ class PutQuorum:
 
     __slots__ = (
         "_acked",
+        "_full",
         "_healthy",
         "_hinted",
         "_others",
@@ -64,6 +69,7 @@ class PutQuorum:
         self._pending: dict[int, int] = {}  # node -> hint_for, not yet answered
         self._acked: set[int] = set()
         self._hinted: set[int] = set()  # owners for whom a hint is stored
+        self._full: list[Send] = []  # stand-ins that had no room for a hint
         self._used: set[int] = {local}
         self.primary = 0
         self.standin = 0
@@ -114,6 +120,15 @@ class PutQuorum:
             return []
         sends = self._without(node, hint_for)
         return sends + self._last_resort(self.got + len(self._pending))
+
+    def no_room(self, node: int, hint_for: int) -> list[Send]:
+        """Stand-in `node` has no room: the next one gets the hint.
+
+        Where nobody has room and W needs it, this one is asked to keep it all the same.
+        """
+        if self._pending.get(node) == hint_for:
+            self._full.append(Send(node, hint_for, over=True))
+        return self.failed(node, hint_for)
 
     def _without(self, node: int, hint_for: int) -> list[Send]:
         del self._pending[node]
@@ -188,4 +203,8 @@ class PutQuorum:
                 self._used.add(node)
                 self._pending[node] = hint_for
                 sends.append(Send(node, hint_for))
+        while self._full and expected + len(sends) < self.w:
+            send = self._full.pop(0)
+            self._pending[send.node] = send.hint_for
+            sends.append(send)
         return sends

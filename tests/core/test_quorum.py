@@ -39,6 +39,7 @@ class PutModel:
     hinted: set[int] = field(default_factory=set)
     waiting: list[Send] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
+    full: list[int] = field(default_factory=list)
     reached: int = 0
 
     def send(self, sends: list[Send]) -> None:
@@ -46,7 +47,11 @@ class PutModel:
             if send.node == self.machine.local and self.asked:
                 self.hinted.add(send.hint_for)  # beside what is here; nobody counts it
                 continue
-            assert send.node not in self.asked, "a node is sent a write twice"
+            if send.over:
+                self.full.remove(send.node)  # raises where it never said so, or twice
+                assert len(self.acks) < self.machine.w, "a limit is passed only for W"
+            else:
+                assert send.node not in self.asked, "a node is sent a write twice"
             self.asked.append(send.node)
             self.waiting.append(send)
 
@@ -54,7 +59,7 @@ class PutModel:
         self.acks.add(send.node)
         if send.hint_for:
             self.hinted.add(send.hint_for)
-        if self.machine.acked(*send):
+        if self.machine.acked(send.node, send.hint_for):
             self.reached += 1
             assert len(self.acks) == self.machine.w, "W is reached at W nodes, not before or after"
 
@@ -90,7 +95,7 @@ def test_a_put_counts_each_node_once_and_leaves_no_owner_without(
         model.check()
         if not model.waiting:
             break
-        step = data.draw(st.sampled_from(["ack", "ack", "fail", "hedge", "again"]))
+        step = data.draw(st.sampled_from(["ack", "ack", "fail", "full", "hedge", "again"]))
         if step == "hedge":
             model.send(machine.hedge())
             continue
@@ -100,7 +105,10 @@ def test_a_put_counts_each_node_once_and_leaves_no_owner_without(
             continue
         send = model.waiting.pop(data.draw(st.integers(0, len(model.waiting) - 1)))
         if step == "fail" and send.node != machine.local:
-            model.send(machine.failed(*send))
+            model.send(machine.failed(send.node, send.hint_for))
+        elif step == "full" and send.hint_for and send.node != machine.local and not send.over:
+            model.full.append(send.node)
+            model.send(machine.no_room(send.node, send.hint_for))
         else:
             model.ack(send)
     for _ in range(len(machine._others) + 2):  # the silent ones are given up
@@ -454,3 +462,27 @@ def test_the_answer_carries_the_lowest_round_of_those_it_is_built_from() -> None
     get.replied(1, objects.head_of(data), data, 7)
     get.replied(2, objects.head_of(data), None, 5)
     assert get.reap_round == 5
+
+
+def test_schedule_17_full_hint_stores_refuse_no_write_that_needs_them() -> None:
+    # Owners 2 and 3 are down; stand-ins 4 and 5 have no room for their hints.
+    put = PutQuorum((1, 2, 3), (4, 5), 1, 2, lambda node: node not in (2, 3))
+    assert put.start() == [Send(1, NOBODY), Send(4, 2), Send(5, 3)]
+    assert not put.acked(1)
+    # Nobody is left who could: the hint stays at home, and the other one may still be taken.
+    assert put.no_room(4, 2) == [Send(1, 2)]
+    over = put.no_room(5, 3)
+    assert over == [Send(1, 3), Send(2, NOBODY)], "a node that only seems dead is tried first"
+    assert put.failed(2) == [Send(3, NOBODY)]
+    assert put.failed(3) == [Send(4, 2, over=True)]
+    assert put.acked(4, 2)
+    assert (put.primary, put.standin) == (1, 1)
+
+
+def test_room_is_not_forced_where_w_is_reached_without_it() -> None:
+    put = PutQuorum((1, 2, 3), (4,), 1, 2, lambda node: node != 3)
+    assert put.start() == [Send(1, NOBODY), Send(2, NOBODY), Send(4, 3)]
+    assert not put.acked(1)
+    assert put.acked(2)
+    assert put.no_room(4, 3) == [Send(1, 3)]
+    assert put.settled

@@ -75,6 +75,7 @@ class FakeReplica:
         self.kept: list[int] = []
         self.hints = self
         self.rounds = Rounds()
+        self.read_only = lambda: False
 
     def mint(
         self, key: Any, digest: Any, hint_for: int, write: Any, minted: Any, refused: Any, done: Any
