@@ -30,7 +30,8 @@ class GetQuorum:
     value only their replies count. An empty reply of anyone else counts
     towards R only in an answer that carries a value. `floor` is a clock that
     the answer has to cover (read your writes); until it does, more replicas
-    and stand-ins are asked.
+    and stand-ins are asked. Where the owners have committed a reap round beyond
+    `floor_round`, that of the context, answers of N-W+1 owners meet it.
 
     `ready` says that `answer` stands: an encoded object, or None for a key
     that nobody knows. `exhausted` says that it will never be ready.
@@ -38,7 +39,10 @@ class GetQuorum:
 
     __slots__ = (
         "_asked",
+        "_committed",
         "_floor",
+        "_floor_owners",
+        "_floor_round",
         "_full",
         "_heads",
         "_healthy",
@@ -64,6 +68,8 @@ class GetQuorum:
         r: int,
         healthy: Callable[[int], bool],
         floor: Clock = EMPTY,
+        floor_round: int = 0,
+        w: int = 1,
     ) -> None:
         self._owners = owners
         self._others = others
@@ -71,6 +77,10 @@ class GetQuorum:
         self.r = r
         self._healthy = healthy
         self._floor = floor
+        self._floor_round = floor_round
+        # One of so many owners has whatever W of them acknowledged.
+        self._floor_owners = max(r, len(owners) - w + 1)
+        self._committed = 0
         self._heads: dict[int, bytes | None] = {}  # node -> head, None for an empty reply
         self._full: dict[bytes, bytes] = {}  # head -> whole object
         self._asked: set[int] = set()
@@ -97,7 +107,12 @@ class GetQuorum:
         return asks
 
     def replied(
-        self, node: int, head: bytes | None, whole: bytes | None, reap_round: int = 0
+        self,
+        node: int,
+        head: bytes | None,
+        whole: bytes | None,
+        reap_round: int = 0,
+        committed: int = 0,
     ) -> list[Ask]:
         """A reply: no `head` when it was empty, no `whole` where only the head was sent."""
         heads = self._heads
@@ -105,6 +120,8 @@ class GetQuorum:
         if not heads or reap_round < self.reap_round:
             # What is built from several answers carries the lowest of their rounds.
             self.reap_round = reap_round
+        if node in self._owners:
+            self._committed = max(self._committed, committed)
         if node in self._owners and node not in heads:
             if self.fastest == NOBODY:
                 self.fastest = node
@@ -208,6 +225,9 @@ class GetQuorum:
         if self._floor:
             clock = EMPTY if whole is None else objects.clock_of(whole)
             self.below_floor = not clock.descends(self._floor)
+            if self.below_floor and self._committed > self._floor_round:
+                # What the floor claims may have been reaped: then nobody shows it any more.
+                self.below_floor = self.primary < self._floor_owners
             return not self.below_floor
         return True
 

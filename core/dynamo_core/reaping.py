@@ -35,6 +35,7 @@ _PREPARE: Final = Struct(">HQQ16s")
 _ANSWER: Final = Struct(">BQ")
 _INDEX: Final = Struct(">H")
 _PARTITION: Final = Struct(">H")
+_COMMITTED: Final = Struct(">HQ")
 
 
 class Prepare(NamedTuple):
@@ -107,7 +108,7 @@ def unpack_partition(payload: bytes) -> int:
 
 
 def pack_kept_reply(state: State, kept: Kept | None) -> bytes:
-    """u8 length of the state | state | rest the list, if one is kept."""
+    """u16 length of the state | state | rest the list, if one is kept."""
     data = state_to_bytes(state)
     return len(data).to_bytes(2, "big") + data + (b"" if kept is None else kept_to_bytes(kept))
 
@@ -118,6 +119,18 @@ def unpack_kept_reply(payload: bytes) -> tuple[State, Kept | None]:
     at = 2 + int.from_bytes(payload[:2], "big")
     rest = payload[at:]
     return state_from_bytes(payload[2:at]), kept_from_bytes(rest) if rest else None
+
+
+def pack_rounds(committed: Sequence[tuple[int, int]]) -> bytes:
+    """KEPT without a partition: every committed round, each u16 partition | u64 round."""
+    return b"".join(_COMMITTED.pack(*pair) for pair in committed)
+
+
+def unpack_rounds(payload: bytes) -> list[tuple[int, int]]:
+    try:
+        return [(p, r) for p, r in _COMMITTED.iter_unpack(payload)]
+    except struct_error as error:
+        raise Corrupt("a list of committed rounds ends early") from error
 
 
 class Circumstances(NamedTuple):

@@ -97,6 +97,10 @@ class Rounds:
     def kept_partitions(self) -> list[int]:
         return sorted(self._kept)
 
+    def all_committed(self) -> list[tuple[int, int]]:
+        """(partition, committed round) wherever there is one, in order."""
+        return sorted((p, s.committed) for p, s in self._states.items() if s.committed)
+
     def refuses_write(self, partition: int, stamp: int) -> bool:
         """Whether an owner must refuse a mutation stamped `stamp`."""
         return stamp < self.committed(partition)

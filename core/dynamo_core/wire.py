@@ -100,7 +100,7 @@ class Op(IntEnum):
     DELETE = 3
 
 
-_FOUND: Final = Struct(">BQ")
+_FOUND: Final = Struct(">BQQ")
 _WRITE: Final = Struct(">QIBH")
 _OPERATION: Final = Struct(">BBB16sIHB")
 _REPLY: Final = Struct(">BBBBBIH")
@@ -124,7 +124,8 @@ def _decoded(what: str, decode: Callable[[bytes], _T], payload: bytes) -> _T:
         raise Corrupt(f"a {what} of {len(payload)} bytes is malformed: {error}") from error
 
 
-# READ: u8 whole wanted | key.  READ_REPLY: u8 found | u64 reap round | rest object or head.
+# READ: u8 whole wanted | key.  READ_REPLY: u8 found | u64 reap round |
+# u64 round committed | rest object or head.
 
 
 def pack_read(key: bytes, whole: bool) -> bytes:
@@ -137,19 +138,19 @@ def unpack_read(payload: bytes) -> tuple[bytes, bool]:
     return payload[1:], payload[0] != 0
 
 
-def pack_read_reply(found: Found, reap_round: int, data: bytes = b"") -> bytes:
-    return _FOUND.pack(found, reap_round) + data
+def pack_read_reply(found: Found, reap_round: int, data: bytes = b"", committed: int = 0) -> bytes:
+    return _FOUND.pack(found, reap_round, committed) + data
 
 
-def unpack_read_reply(payload: bytes) -> tuple[int, int, bytes]:
-    """(found, reap round, object or head)."""
+def unpack_read_reply(payload: bytes) -> tuple[int, int, bytes, int]:
+    """(found, reap round, object or head, committed reap round)."""
     try:
-        found, reap_round = _FOUND.unpack_from(payload)
+        found, reap_round, committed = _FOUND.unpack_from(payload)
     except struct_error as error:
         raise Corrupt("a read's reply ends early") from error
     if found > Found.ABSTAINS:
         raise Corrupt(f"a read's reply claims {found}")
-    return found, reap_round, payload[_FOUND.size :]
+    return found, reap_round, payload[_FOUND.size :], committed
 
 
 # WRITE: u64 reap round | u32 hint for | u8 flags | u16 key length | key | rest object.

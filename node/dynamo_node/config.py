@@ -45,7 +45,9 @@ class Timing:
     of life. antientropy_ms: the pause between two comparisons of this node, one peer
     each. recheck_ms: how long what differs is left alone before it is compared again:
     a write on its way arrives by then. drain_ms: how long a stopping node still accepts, so that load
-    balancers notice (design: start and stop).
+    balancers notice (design: start and stop). reap_delay_ms: how long a tombstone
+    stays as it is before its reaping is proposed; what still moves would only be
+    proposed in vain.
     """
 
     timeout_ms: int = 5000
@@ -57,6 +59,16 @@ class Timing:
     drain_ms: int = 5000
     antientropy_ms: int = 1000
     recheck_ms: int = 1000
+    reap_delay_ms: int = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A node that one without a ring asks for it; used for nothing else."""
+
+    name: str
+    host: str
+    native_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,7 @@ class Config:
     native_port: int
     admin_port: int
     admin_token: str = ""
+    seeds: tuple[Seed, ...] = ()
     r: int = 2
     w: int = 2
     reconciliation: str = SIBLINGS
@@ -126,6 +139,7 @@ def parse(raw: object) -> Config:
         native_port=reader.integer("native_port", 1, 65535, 7070),
         admin_port=reader.integer("admin_port", 1, 65535, 8081),
         admin_token=reader.text("admin_token", "", empty=True),
+        seeds=_seeds(reader),
         r=quorum.integer("r", 1, 255, 2),
         w=quorum.integer("w", 1, 255, 2),
         reconciliation=reader.choice("reconciliation", (SIBLINGS, LAST_WRITE_WINS)),
@@ -145,6 +159,7 @@ def parse(raw: object) -> Config:
             timing.integer("drain_ms", 0, 600_000, 5000),
             timing.integer("antientropy_ms", 10, 600_000, 1000),
             timing.integer("recheck_ms", 10, 60_000, 1000),
+            timing.integer("reap_delay_ms", 0, 1 << 40, 60_000),
         ),
         log_format=log.choice("format", ("text", "json")),
         log_level=log.choice("level", ("info", "debug", "warning", "error")),
@@ -185,6 +200,22 @@ def _keyring(reader: "_Reader") -> Keyring:
     if not secrets:
         secrets[0] = bytes(SECRET_BYTES)
     return Keyring(first, secrets)
+
+
+def _seeds(reader: "_Reader") -> tuple[Seed, ...]:
+    listed = reader.raw.get("seeds", [])
+    reader.known.add("seeds")
+    if not isinstance(listed, list):
+        reader.problems.append(f"seeds: {_shown(listed)}; a list is needed, which may be empty")
+        return ()
+    seeds = []
+    for index, item in enumerate(listed):
+        entry = _Reader(item, f"seeds[{index}].", reader.problems)
+        seeds.append(
+            Seed(entry.text("name"), entry.text("host"), entry.integer("native_port", 1, 65535))
+        )
+        entry.no_others()
+    return tuple(seeds)
 
 
 def _shown(value: object) -> str:

@@ -85,6 +85,7 @@ class Coordinator:
         self.keyring: Keyring = config.keyring
         self.last_write_wins = config.reconciliation == LAST_WRITE_WINS
         self.hedge_s = config.timing.hedge_ms / 1000
+        self.w = config.w
         self.straggler_ms = config.timing.straggler_ms
         self.alarms = Alarms(self.loop)
         self.admission = Admission(self.loop.time())
@@ -147,7 +148,7 @@ class Coordinator:
         try:
             if operation.op == Op.GET:
                 r = operation.quorum or self._config.r
-                GetOperation(self, request, place, r, context.clock).start()
+                GetOperation(self, request, place, r, context.clock, context.reap_round).start()
             elif operation.op == Op.DELETE and not operation.context:
                 self._delete_what_is_read(operation, request, place)
             else:

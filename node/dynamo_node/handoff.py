@@ -26,6 +26,7 @@ BATCH_HINTS: Final = 128
 BATCH_BYTES: Final = 1 << 20
 ACK_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 0.5
+_REAPED: Final = bytes((wire.Code.REAPED,))
 READ_ONLY_RETRY_S: Final = 2.0
 _READ_ONLY: Final = bytes((wire.Code.READ_ONLY,))
 
@@ -108,8 +109,23 @@ class Handoff:
             sent.append((place, data))
             asks.append(link.ask(wire.Type.WRITE, payload, ACK_TIMEOUT_S))
         answers = await asyncio.gather(*asks)
-        for (place, data), (kind, _) in zip(sent, answers, strict=True):
+        for (place, data), (kind, payload) in zip(sent, answers, strict=True):
             if kind == wire.Type.WRITTEN:
                 self._replica.hints.forget(place, data)
                 self.delivered += 1
+            elif kind == wire.Type.ERROR and payload[:1] == _REAPED:
+                self._refused_as_reaped(link, target, place, data)
         return any(kind == wire.Type.ERROR and data[:1] == _READ_ONLY for kind, data in answers)
+
+    def _refused_as_reaped(self, link: Link, target: int, place: bytes, data: bytes) -> None:
+        """The owner has committed a round beyond this hint's.
+
+        Every member of that time had said that it holds no hint, so this one came back
+        with an old disk: it goes undelivered, and what else it may have brought is
+        looked for by anti-entropy.
+        """
+        hints = self._replica.hints
+        partition = self._replica.partition_of(place[4 : 4 + DIGEST_BYTES])
+        log.warning("a hint for %s is older than its partition's reaping", link.member.name)
+        hints.mark(target, partition)
+        hints.forget(place, data)

@@ -45,11 +45,19 @@ class GetOperation(InFlight):
         place: Place,
         r: int,
         floor: Clock = EMPTY,
+        floor_round: int = 0,
     ) -> None:
         super().__init__(coordinator, request, place)
         topology = coordinator.topology
         self._machine = GetQuorum(
-            place.owners, place.others, topology.number, r, topology.healthy, floor
+            place.owners,
+            place.others,
+            topology.number,
+            r,
+            topology.healthy,
+            floor,
+            floor_round,
+            coordinator.w,
         )
 
     def start(self) -> None:
@@ -97,9 +105,11 @@ class GetOperation(InFlight):
             if not self._coordinator.counts(self._place.partition):
                 asks = machine.failed(machine.local)
             else:
-                reap_round = self._coordinator.replica.rounds.stamp(self._place.partition)
+                rounds, partition = self._coordinator.replica.rounds, self._place.partition
                 head = None if obj is None else objects.head_of(obj)
-                asks = machine.replied(machine.local, head, obj, reap_round)
+                asks = machine.replied(
+                    machine.local, head, obj, rounds.stamp(partition), rounds.committed(partition)
+                )
         except Corrupt as error:
             self._damaged(error)
             return
@@ -121,13 +131,13 @@ class GetOperation(InFlight):
         self._asked.pop(node, None)
         try:
             if kind == _READ_REPLY:
-                found, reap_round, data = wire.unpack_read_reply(payload)
+                found, reap_round, data, committed = wire.unpack_read_reply(payload)
                 if found == _WHOLE:
-                    asks = machine.replied(node, objects.head_of(data), data, reap_round)
+                    asks = machine.replied(node, objects.head_of(data), data, reap_round, committed)
                 elif found == _HEAD:
-                    asks = machine.replied(node, data, None, reap_round)
+                    asks = machine.replied(node, data, None, reap_round, committed)
                 elif found == _NOTHING:
-                    asks = machine.replied(node, None, None, reap_round)
+                    asks = machine.replied(node, None, None, reap_round, committed)
                 else:
                     asks = machine.failed(node)
             else:
@@ -236,6 +246,10 @@ class GetOperation(InFlight):
 
     def _repair(self, obj: bytes, stale: list[int]) -> None:
         coordinator, key = self._coordinator, self._request.key
+        if self._machine.reap_round < coordinator.replica.rounds.stamp(self._place.partition):
+            # Nothing from before a promise is sent after it, not even to a disk that
+            # has lost its own: what a later round reaps must be nowhere on its way.
+            return
         payload = wire.pack_write(key, obj, NOBODY, self._machine.reap_round, False)
         for node in stale:
             if node == self._machine.local:

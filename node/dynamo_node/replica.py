@@ -183,7 +183,7 @@ class Replica:
 
         def merged(data: bytes | None) -> None:
             if reap_round < (floor := self.rounds.committed(self.partition_of(digest))):
-                done(ReapedError(self.ring_name(), floor))
+                done(ReapedError(self.rounds.state(self.partition_of(digest)).ring, floor))
                 return
             try:
                 held = None if data is None else records.from_bytes(data)
@@ -198,6 +198,16 @@ class Replica:
             self._store.commit(done, sync)
 
         self._turns.take(OBJECTS, skey, merged)
+
+    def take_round(self, partition: int, reap_round: int, then: Callable[[], None]) -> None:
+        """Stamp with at least `reap_round` from now on; `then` once that is fsynced."""
+
+        def taken(error: BaseException | None) -> None:
+            if error is None:
+                then()
+
+        self.rounds.take(partition, reap_round)
+        self._store.commit(taken, sync=True)
 
     def mint(
         self,

@@ -115,16 +115,22 @@ class Service:
 
         def read(obj: bytes | None) -> None:
             latencies.add(loop.time() - began)
-            reap_round = node.replica.rounds.stamp(place.partition)
+            rounds = node.replica.rounds
+            reap_round, committed = (
+                rounds.stamp(place.partition),
+                rounds.committed(place.partition),
+            )
             if not node.standing.counts(place.partition):
                 reply = wire.pack_read_reply(Found.ABSTAINS, reap_round)
             elif obj is None:
-                reply = wire.pack_read_reply(Found.NOTHING, reap_round)
+                reply = wire.pack_read_reply(Found.NOTHING, reap_round, b"", committed)
             elif whole:
-                reply = wire.pack_read_reply(Found.WHOLE, reap_round, obj)
+                reply = wire.pack_read_reply(Found.WHOLE, reap_round, obj, committed)
             else:
                 try:
-                    reply = wire.pack_read_reply(Found.HEAD, reap_round, objects.head_of(obj))
+                    reply = wire.pack_read_reply(
+                        Found.HEAD, reap_round, objects.head_of(obj), committed
+                    )
                 except Corrupt as error:
                     damaged(error)
                     return

@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dynamo_core import wire
-from dynamo_core.errors import DynamoError
+from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.put_quorum import PutQuorum, Send
 from dynamo_core.records import NOBODY, Stamp
 from dynamo_core.versions import Clock
 from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST
-from dynamo_node.refusals import NoRoomError, RefusedError
+from dynamo_node.refusals import NoRoomError, ReadOnlyError, RefusedError
 from dynamo_node.replica import NewWrite
 from dynamo_node.topology import Place
 
@@ -27,12 +27,27 @@ if TYPE_CHECKING:
 # IntEnum members cost a look-up of two levels each time; writes are counted in microseconds.
 _WRITE: Final = int(wire.Type.WRITE)
 _WRITTEN: Final = int(wire.Type.WRITTEN)
+_ERROR: Final = int(wire.Type.ERROR)
+_NO_ROOM: Final = bytes((wire.Code.NO_ROOM,))
+_REAPED: Final = bytes((wire.Code.REAPED,))
+
+REBUILDS_MAX: Final = 3
+"""Refusals as reaped after which a node counts as one that didn't answer."""
 
 
 class PutOperation(InFlight):
     """One write in flight; it lives until nobody's answer is awaited."""
 
-    __slots__ = ("_machine", "_obj", "_payload", "_reap_round", "_sends", "_token", "_write")
+    __slots__ = (
+        "_machine",
+        "_obj",
+        "_payload",
+        "_reap_round",
+        "_rebuilds",
+        "_sends",
+        "_token",
+        "_write",
+    )
 
     def __init__(
         self, coordinator: "Coordinator", request: "Request", place: Place, w: int, write: NewWrite
@@ -45,6 +60,7 @@ class PutOperation(InFlight):
         self._payload = b""
         self._token = ""
         self._reap_round = 0
+        self._rebuilds = 0
         self._sends: list[Send] = []
 
     def start(self) -> None:
@@ -97,13 +113,19 @@ class PutOperation(InFlight):
 
     def _send_all(self, sends: list[Send]) -> None:
         coordinator, request = self._coordinator, self._request
-        for node, hint_for in sends:
+        if sends and self._reap_round < self._stamp():
+            # Nothing from before a promise is sent after it.
+            self._rebuild(sends)
+            return
+        for node, hint_for, over in sends:
             if node == self._machine.local:
                 self._keep_at_home(hint_for)
                 continue
             payload = self._payload
             if hint_for:
-                payload = wire.pack_write(request.key, self._obj, hint_for, self._reap_round, False)
+                payload = wire.pack_write(
+                    request.key, self._obj, hint_for, self._reap_round, False, over
+                )
             link = coordinator.topology.links.get(node)
             if link is None:  # a ring without it came meanwhile
                 coordinator.loop.call_soon(self._replied, node, hint_for, LOST, b"")
@@ -127,10 +149,53 @@ class PutOperation(InFlight):
         if kind == _WRITTEN:
             if machine.acked(node, hint_for):
                 self._succeed()
-        else:
+        elif not self._reaped(Send(node, hint_for), kind, payload):
             self._coordinator.reply_was_no(node, kind, payload)
-            self._send_all(machine.failed(node, hint_for))
+            full = kind == _ERROR and payload[:1] == _NO_ROOM
+            gone = machine.no_room if full else machine.failed
+            self._send_all(gone(node, hint_for))
         self._after_reply()
+
+    def _stamp(self) -> int:
+        return self._coordinator.replica.rounds.stamp(self._place.partition)
+
+    def _reaped(self, send: Send, kind: int, payload: bytes) -> bool:
+        """Whether `send` was refused as older than a reap round, and goes out again.
+
+        The round that was named is taken, durably, before anything carries it.
+        """
+        if kind != _ERROR or payload[:1] != _REAPED or self._rebuilds >= REBUILDS_MAX:
+            return False
+        try:
+            _, reap_round = wire.unpack_reaped(payload)
+        except Corrupt:
+            return False
+        self._rebuilds += 1
+        self._coordinator.replica.take_round(
+            self._place.partition, reap_round, partial(self._rebuild, [send])
+        )
+        return True
+
+    def _rebuild(self, sends: list[Send]) -> None:
+        """Send what this node holds now, never again the bytes of before."""
+        reap_round, request, place = self._stamp(), self._request, self._place
+
+        def read(obj: bytes | None) -> None:
+            if self._finished:
+                return
+            if obj is None:  # superseded and reaped meanwhile
+                for node, hint_for, _ in sends:
+                    self._machine.failed(node, hint_for)
+                self._after_reply()
+                return
+            self._obj, self._reap_round = obj, reap_round
+            self._payload = wire.pack_write(request.key, obj, NOBODY, reap_round, False)
+            self._send_all(sends)
+
+        def damaged(error: Corrupt) -> None:
+            read(None)
+
+        self._coordinator.replica.read(request.key, place.digest, place.owners, read, damaged)
 
     def _after_reply(self) -> None:
         if self._machine.settled:
@@ -181,7 +246,7 @@ class PutOperation(InFlight):
         hints = coordinator.replica.hints
 
         def kept(error: BaseException | None) -> None:
-            if isinstance(error, NoRoomError):
+            if isinstance(error, NoRoomError | ReadOnlyError):
                 hints.mark(hint_for, place.partition)
 
         stamp = Stamp(self._reap_round, *coordinator.topology.name)

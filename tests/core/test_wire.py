@@ -47,13 +47,10 @@ def test_read(key: bytes, whole: bool) -> None:
     assert wire.unpack_read(wire.pack_read(key, whole)) == (key, whole)
 
 
-@given(st.sampled_from(Found), U64, st.binary(max_size=60))
-def test_read_reply(found: Found, reap_round: int, data: bytes) -> None:
-    assert wire.unpack_read_reply(wire.pack_read_reply(found, reap_round, data)) == (
-        found,
-        reap_round,
-        data,
-    )
+@given(st.sampled_from(Found), U64, st.binary(max_size=60), U64)
+def test_read_reply(found: Found, reap_round: int, data: bytes, committed: int) -> None:
+    packed = wire.pack_read_reply(found, reap_round, data, committed)
+    assert wire.unpack_read_reply(packed) == (found, reap_round, data, committed)
 
 
 @given(KEYS, st.binary(min_size=1, max_size=60), U32, U64, st.booleans())
