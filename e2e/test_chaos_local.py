@@ -79,6 +79,7 @@ async def test_chaos(cluster: Cluster, tmp_path: Path) -> None:
     nemesis = Nemesis(cluster, SEED)
     async with DynamoClient(_urls(cluster), timeout_ms=3_000) as kv:
         trial = Trial(kv, prefix="chaos-", keys=150, concurrency=8, seed=SEED, pace_s=0.01)
+        trial.history.n = 3
         hurting = asyncio.create_task(asyncio.to_thread(nemesis.run, SECONDS))
         working = asyncio.create_task(trial.run(SECONDS + 300))
         try:

@@ -8,9 +8,11 @@ counts. Forbidden here: judging.
 
 One JSON object a line, `record` says of what kind it is::
 
+    {"record": "replication", "n": 3}
     {"record": "operation", "id": "w17", "op": "put", "client": "c3", "session": "c3.1",
      "key": "cart:7", "invoked": 1.25, "returned": 1.31, "outcome": "acknowledged",
-     "context": "g16", "clock": "0001...", "by_store": false, "shown": []}
+     "context": "g16", "clock": "0001...", "by_store": false, "shown": [],
+     "owners": 2}
     {"record": "replica", "node": "cart-default-0", "key": "cart:7", "owner": true,
      "siblings": [["w17", "1.ab12....0:4"], ["", "2.cd34....1:1"]], "clock": "0002..."}
     {"record": "mark", "what": "healed", "at": 61.5}
@@ -64,7 +66,8 @@ class Operation:
     covers what the store read for it, which nobody was shown (and so does a
     put without one where time decides, lastWriteWins). `clock`: the clock in the answer's context,
     where the recorder can read it. `shown`: a get's answer; with ACKNOWLEDGED
-    and nothing shown the key was said to be absent.
+    and nothing shown the key was said to be absent. `owners`: how many of the
+    key's owners acknowledged or answered (the `primary` of X-Dynamo-Acks).
     """
 
     id: str
@@ -79,6 +82,7 @@ class Operation:
     by_store: bool = False
     shown: tuple[Shown, ...] = ()
     clock: Clock | None = None
+    owners: int = 0
 
     @property
     def is_write(self) -> bool:
@@ -111,18 +115,23 @@ class Figure:
 
 @dataclass(slots=True)
 class History:
-    """A whole run. `healed_at`: from then on nothing was broken and all repairs had their time.
+    """A whole run.
 
+    `healed_at`: from then on nothing was broken and all repairs had their time.
     Gets that began then, and `replicas`, are what the strict checks look at.
+    `n`: replicas of each key, 0 if not known.
     """
 
     operations: list[Operation] = field(default_factory=list)
     replicas: list[ReplicaCopy] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     healed_at: float | None = None
+    n: int = 0
 
     def lines(self) -> Iterator[str]:
         """The JSON-lines form, without line ends."""
+        if self.n:
+            yield json.dumps({"record": "replication", "n": self.n})
         for operation in self.operations:
             yield json.dumps(_operation_json(operation))
         for copy in self.replicas:
@@ -165,10 +174,14 @@ def _take(history: History, document: dict[str, Any]) -> None:
     elif kind == "figure":
         value, most = float(document["value"]), float(document["most"])
         history.figures.append(Figure(name=_text(document, "name"), value=value, most=most))
+    elif kind == "replication":
+        history.n = int(document["n"])
     elif kind == "mark" and document.get("what") == "healed":
         history.healed_at = float(document["at"])
     else:
-        raise ValueError(f"record is {kind!r}; there are operation, replica, figure and mark")
+        raise ValueError(
+            f"record is {kind!r}; there are operation, replica, figure, replication and mark"
+        )
 
 
 def _operation(document: dict[str, Any]) -> Operation:
@@ -195,6 +208,7 @@ def _operation(document: dict[str, Any]) -> Operation:
         by_store=bool(document.get("by_store", False)),
         shown=_siblings(document.get("shown", [])),
         clock=_clock(document.get("clock")),
+        owners=int(document.get("owners", 0)),
     )
 
 
@@ -215,6 +229,8 @@ def _operation_json(operation: Operation) -> dict[str, Any]:
         document["shown"] = _shown_json(operation.shown)
     if operation.by_store:
         document["by_store"] = True
+    if operation.owners:
+        document["owners"] = operation.owners
     if operation.clock is not None:
         document["clock"] = operation.clock.to_bytes().hex()
     return document

@@ -16,10 +16,13 @@ d  What was measured after healing is within its bound, and owners' copies are
    equal.
 e  After healing, no value shows that an acknowledged write or delete has
    replaced. Before that it may: with stand-ins R + W > N doesn't hold, so an
-   answer may be old while something is broken. Those are counted, not accused.
+   answer may be old while something is broken (but see h). Those are counted.
 f  A dot names one write, and a write's context claims what was sent and that
    one dot.
 g  Only what was written shows: nothing refused, nothing from nowhere.
+h  A write that so many owners acknowledged, and a later read that so many
+   owners answered, that they have one in common: the answer is no older than
+   the write. So a 404, which needs R owners, never hides what W owners took.
 
 A write that was tried at several coordinators may have several dots. Whoever
 saw it under one of them has not seen the others, so it can show again beside
@@ -56,6 +59,7 @@ PROMISES: Final = {
     "e": "a replaced or deleted value came back",
     "f": "a dot was issued twice, or a context claims too much",
     "g": "a value shows that was not written",
+    "h": "an answer is older than what its own owners had acknowledged",
 }
 
 
@@ -113,9 +117,11 @@ def check(history: History) -> Report:
         by_id[operation.id] = operation
     keys: dict[str, _Key] = {}
     for operation in operations:
-        keys.setdefault(operation.key, _Key(operation.key, by_id, report)).take(operation)
+        keys.setdefault(operation.key, _Key(operation.key, by_id, report, history.n)).take(
+            operation
+        )
     for copy in history.replicas:
-        keys.setdefault(copy.key, _Key(copy.key, by_id, report)).copies.append(copy)
+        keys.setdefault(copy.key, _Key(copy.key, by_id, report, history.n)).copies.append(copy)
     for name in ("writes", "acknowledged", "refused", "unknown", "gets", "unanswered gets",
                  "floors", "stale reads", "echoes"):  # fmt: skip
         report.count(name, 0)
@@ -132,8 +138,9 @@ def check(history: History) -> Report:
 class _Key:
     """Everything that happened to one key."""
 
-    def __init__(self, name: str, by_id: dict[str, Operation], report: Report) -> None:
+    def __init__(self, name: str, by_id: dict[str, Operation], report: Report, n: int) -> None:
         self.name = name
+        self.n = n
         self.by_id = by_id
         self.report = report
         self.writes: list[Operation] = []
@@ -161,7 +168,7 @@ class _Key:
             self._no_ancestors(get.shown, where)
             if get.context is not None:
                 self._floor(get, where)
-            self._gone_stays_gone(get.shown, get.invoked, where, strict)
+            self._gone_stays_gone(get.shown, get.invoked, where, strict, get.owners)
             if strict:
                 self._nothing_lost(get.shown, get.invoked, where)
         self._stale()
@@ -404,7 +411,7 @@ class _Key:
             )  # fmt: skip
 
     def _gone_stays_gone(
-        self, shown: tuple[Shown, ...], began: float, where: str, strict: bool
+        self, shown: tuple[Shown, ...], began: float, where: str, strict: bool, owners: int = 0
     ) -> None:
         for name, dot in shown:
             for write in (*self.successors(name), *self._deleted_by_store(dot)):
@@ -413,13 +420,16 @@ class _Key:
                 if not write.by_store and not self.replaces(write, name, dot):
                     self.report.count("echoes")
                     continue
-                if not strict:
+                overlaps = self._overlap(write, owners)
+                if not strict and not overlaps:
                     self.report.count("stale reads")
                 else:
                     self._accuse(
-                        "e", self.by_id.get(name), f"{where} shows it, but it was replaced by "
-                        f"{_told(write)}", "whose author had seen it",
-                    )  # fmt: skip
+                        "e" if strict else "h",
+                        self.by_id.get(name),
+                        f"{where} shows it, but it was replaced by {_told(write)}",
+                        "whose author had seen it",
+                    )
                 break
 
     def _nothing_lost(self, shown: tuple[Shown, ...], began: float, where: str) -> None:
@@ -457,13 +467,32 @@ class _Key:
                 for name in gone:
                     standing.pop(name, None)
             else:
-                names = {each.id for each in operation.shown}
-                if any(
-                    name not in names
-                    and not self.justified(name, names, operation.returned, strict=False)
-                    for name in standing
-                ):
-                    self.report.count("stale reads")
+                self._behind(operation, standing)
+
+    def _behind(self, get: Operation, standing: dict[str, Operation]) -> None:
+        """Count or accuse an answer without a write that stood when it was asked for."""
+        names = {each.id for each in get.shown}
+        missing = [
+            write
+            for name, write in standing.items()
+            if name not in names and not self.justified(name, names, get.returned, strict=False)
+        ]
+        if missing:
+            self.report.count("stale reads")
+        for write in missing:
+            if self._overlap(write, get.owners):
+                self._accuse(
+                    "h",
+                    write,
+                    f"answer {get.id} to {_who(get)} at {get.invoked:.3f}..{get.returned:.3f} "
+                    f"lacks it, though {write.owners} of {self.n} owners had acknowledged it and "
+                    f"{get.owners} answered",
+                    f"shown instead: {_list(names)}",
+                )
+
+    def _overlap(self, write: Operation, owners: int) -> bool:
+        """Whether `owners` of the key's owners must include one that acknowledged `write`."""
+        return 0 < self.n < write.owners + owners
 
     def _copies_equal(self) -> None:
         owners = [copy for copy in self.copies if copy.owner]

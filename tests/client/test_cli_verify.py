@@ -106,7 +106,7 @@ def _context_is_the_stored_clock(fake: FakeCluster) -> None:
 )
 def test_a_bad_store_is_told_on(fake: FakeCluster, spoil: Any, promises: set[str]) -> None:
     spoil(fake)
-    args = ("--protocol", "http", "--json", "--duration", "1.5", "--keys", "3")
+    args = ("--protocol", "http", "--json", "--duration", "2", "--keys", "15", "--seed", "3")
     result = _verify(fake.urls[0], *args)
     assert result.exit_code == 1, result.output
     found = {violation["promise"] for violation in _document(result)["violations"]}

@@ -53,6 +53,10 @@ class Story:
         found = tuple(each if isinstance(each, Shown) else Shown(each) for each in shown)
         return self._add(name, "get", shown=found, context=context, **more)
 
+    def of(self, n: int) -> "Story":
+        self.history.n = n
+        return self
+
     def heal(self) -> "Story":
         self.history.healed_at = self.now
         return self
@@ -201,6 +205,13 @@ CAUGHT: dict[str, tuple[str, str, Callable[[Story], Story]]] = {
         "g", "w1", lambda s: s.put("w1", outcome=REFUSED).get("g1", "w1"),
     ),
     "shown before it was written": ("g", "w1", lambda s: s.get("g1", "w1").put("w1")),
+    "absent, though owners of it answered": (
+        "h", "w1", lambda s: s.of(3).put("w1", owners=2).get("g1", owners=2),
+    ),
+    "old, though owners of the new answered": (
+        "h", "w1",
+        lambda s: s.of(3).put("w1").delete("d1", ("w1",), owners=2).get("g1", "w1", owners=2),
+    ),
     "copies that differ": (
         "d", "",
         lambda s: s.put("w1").heal().get("g1", "w1").copy("n0", Shown("w1"), clock=clock((A, 1)))
@@ -261,6 +272,9 @@ RIGHT: dict[str, Callable[[Story], Story]] = {
     "concurrent with what replaces it": lambda s: (
         s.put("w1").put("w2", ("w1",), invoked=1, returned=9).heal()
         .get("g1", "w1", invoked=5, returned=6)
+    ),
+    "absent, asked of owners that need not have it": lambda s: (
+        s.of(3).put("w1", owners=1).get("g1", owners=2).get("g2", "w1", owners=2)
     ),
     "a write during the last reads": lambda s: (
         s.heal().get("g1", invoked=1.0, returned=3).put("w1", invoked=0.5, returned=2)

@@ -54,6 +54,8 @@ _CHANCES: Final = {
 
 Seen = tuple[str, str]
 """A context: the operation whose answer it came with, and the token."""
+Answered = tuple[str, str | None, int]
+"""What a write gave: outcome, token, and how many owners acknowledged it."""
 
 
 class Trial:
@@ -169,13 +171,18 @@ class Trial:
         name, invoked = f"g{next(self._numbers)}", self.now()
         outcome, token = REFUSED, None
         shown: tuple[Shown, ...] = ()
+        owners = 0
         try:
             item = await kv.get(key, context=floor[1] if floor else None)
         except DynamoClientError as error:
             self._failed(error)
         else:
             outcome, shown, token = ACKNOWLEDGED, _shown(item), item.context
-        self._record(GET, name, client, session, key, invoked, outcome, floor, token, shown=shown)
+            owners = item.acks.primary
+        self._record(
+            GET, name, client, session, key, invoked, outcome, floor, token,
+            shown=shown, owners=owners,
+        )  # fmt: skip
         return (name, token or "") if outcome == ACKNOWLEDGED else None
 
     async def _write(
@@ -184,26 +191,25 @@ class Trial:
         name, invoked = f"w{next(self._numbers)}", self.now()
         token, write_id = sent[1] if sent else None, new_write_id()
 
-        async def once() -> tuple[str, str | None]:
+        async def once() -> Answered:
             if op == PUT:
                 value = name.encode() + _PADDING
                 put = await self._kv.put(key, value, context=token, write_id=write_id)
-                return ACKNOWLEDGED, put.context
+                return ACKNOWLEDGED, put.context, put.acks.primary
             deleted = await self._kv.delete(key, context=token, write_id=write_id)
             # Nothing found, says the last node asked; one before it may have deleted.
-            return (ACKNOWLEDGED if deleted.found else UNKNOWN), deleted.context
+            outcome = ACKNOWLEDGED if deleted.found else UNKNOWN
+            return outcome, deleted.context, deleted.acks.primary
 
-        outcome, answered = await self._tried(once, again)
+        outcome, answered, owners = await self._tried(once, again)
         self._record(
             op, name, client, session, key, invoked, outcome, sent, answered,
-            by_store=op == DELETE and sent is None,
+            by_store=op == DELETE and sent is None, owners=owners,
         )  # fmt: skip
         return (name, answered) if answered is not None and outcome == ACKNOWLEDGED else None
 
-    async def _tried(
-        self, once: Callable[[], Awaitable[tuple[str, str | None]]], again: bool
-    ) -> tuple[str, str | None]:
-        """Outcome and token; a write that may exist is tried again under its write id."""
+    async def _tried(self, once: Callable[[], Awaitable["Answered"]], again: bool) -> "Answered":
+        """Outcome, token and owners; a write that may exist is tried again under its write id."""
         maybe_done = False
         for _ in range(2 if again else 1):
             try:
@@ -214,7 +220,7 @@ class Trial:
                 maybe_done |= error.maybe_done
                 if not maybe_done:
                     break
-        return (UNKNOWN if maybe_done else REFUSED), None
+        return (UNKNOWN if maybe_done else REFUSED), None, 0
 
     def _record(
         self,
@@ -230,6 +236,7 @@ class Trial:
         *,
         by_store: bool = False,
         shown: tuple[Shown, ...] = (),
+        owners: int = 0,
     ) -> None:
         operation = Operation(
             id=name,
@@ -244,6 +251,7 @@ class Trial:
             by_store=by_store,
             shown=shown,
             clock=_clock(token),
+            owners=owners,
         )
         self.history.operations.append(operation)
 

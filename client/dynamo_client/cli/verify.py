@@ -132,9 +132,10 @@ async def _verified(
     from dynamo_core.history_check import check
 
     async with connect(url, timeout_ms, protocol=protocol, discover=True) as kv:
-        await kv.cluster()  # a cluster that isn't there ends it here
+        view = await kv.cluster()  # a cluster that isn't there ends it here
         prefix = f"dynamo-verify-{os.urandom(4).hex()}-"
         trial = Trial(kv, prefix=prefix, keys=keys, concurrency=concurrency, seed=seed)
+        trial.history.n = replication(view)
         try:
             await _worked(trial, duration)
             if trial.done == trial.failures and trial.last_error is not None:
@@ -194,6 +195,13 @@ async def settled(kv: "DynamoClient", trial: "Trial", seconds: float, timeout_ms
                 if late or (report.ok and not report.unchecked):
                     return lacking
             await asyncio.sleep(_ASK_EVERY_S)
+
+
+def replication(view: Mapping[str, Any]) -> int:
+    """N, as `/cluster` tells it; 0 if it doesn't."""
+    ring = view.get("ring")
+    n = ring.get("n") if isinstance(ring, dict) else None
+    return n if isinstance(n, int) else 0
 
 
 async def not_whole(kv: "DynamoClient") -> list[str]:
