@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PAGES_MAX: Final = 64
-"""Pages of keys in one comparison of the loop; then the next peer has its turn."""
+KEYS_MAX: Final = 1 << 16
+"""Keys listed in one comparison of the loop; then the next peer has its turn."""
 BUSY_TRIES: Final = 40
 BUSY_WAIT_S: Final = 0.5
 AGREE_TIMEOUT_S: Final = 30.0
@@ -125,10 +125,10 @@ class AntiEntropy:
             number = next((n for n in turn if n > self._last), turn[0])
             self._last = number
             with suppress(Ended):
-                await self._compare(number, self.shared(number), PAGES_MAX)
+                await self._compare(number, self.shared(number), KEYS_MAX)
         await self._settle_foreign_mark()
 
-    async def _compare(self, number: int, partitions: list[int], pages: int) -> Tally:
+    async def _compare(self, number: int, partitions: list[int], keys: int) -> Tally:
         """One comparison; raises Ended. Clears the marks that it has answered."""
         node = self._node
         link = node.topology.links.get(number)
@@ -139,7 +139,7 @@ class AntiEntropy:
             marks = [
                 (p, made) for p, target, made in node.replica.hints.marks() if target == number
             ]
-            comparison = Comparison(node, link, pages, frozenset(p for p, _ in marks))
+            comparison = Comparison(node, link, keys, frozenset(p for p, _ in marks))
             tally, outcome = comparison.tally, "equal"
             began = asyncio.get_running_loop().time()
             try:
@@ -188,7 +188,7 @@ class AntiEntropy:
             if number == node.topology.number:
                 continue
             try:
-                tally = await self._compare(number, [partition], PAGES_MAX)
+                tally = await self._compare(number, [partition], KEYS_MAX)
             except Ended:
                 return False
             if partition not in tally.agreed:
@@ -285,7 +285,7 @@ class AntiEntropy:
         }
 
     async def _fully(self, number: int, shared: list[int]) -> Tally:
-        """A comparison without a bound on its pages; a busy peer is asked again for a while."""
+        """A comparison without a bound on its keys; a busy peer is asked again for a while."""
         for _ in range(BUSY_TRIES):
             try:
                 return await self._compare(number, shared, UNLIMITED)

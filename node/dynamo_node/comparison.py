@@ -3,7 +3,7 @@
 Owns the shell around core's `antientropy` walk and `exchange`: sends the
 questions, waits, lists keys page by page, fetches whole objects that differ
 and merges them here, and writes whole objects to the peer. All of it is
-bounded: pages in a comparison, keys in a page, bytes in flight; and bites of
+bounded: keys listed in a comparison and in a page, bytes in flight; and bites of
 work go through `slices`. Whatever goes wrong ends the comparison with Ended;
 the next one finds what is left.
 
@@ -40,6 +40,8 @@ WRITES_BYTES: Final = 1 << 20
 """Objects on their way to the peer at once; a larger one goes alone."""
 CHUNK: Final = 64
 """Partitions narrowed and exchanged together."""
+KEYS_PER_PAGE_MIN: Final = 16
+"""What a page counts at least, of the keys that a comparison may list."""
 SETTLE: Final = 4
 """Keys that differ are looked at again after a pause of this part of the recheck's."""
 
@@ -73,15 +75,16 @@ class Comparison:
     """With the peer behind `link`; `insist` names partitions whose moving keys are repaired."""
 
     def __init__(
-        self, node: "Node", link: Link, pages: int, insist: frozenset[int] = frozenset()
+        self, node: "Node", link: Link, keys: int, insist: frozenset[int] = frozenset()
     ) -> None:
         self._node = node
         self._asking = node.antientropy
         self._link = link
         self._number = link.member.number
         self._ring = node.topology.name
-        self._pages = pages
+        self._keys = keys
         self._insist = insist
+        self._unsettled: set[int] = set()
         self._pause_s = node.config.timing.recheck_ms / 1000
         self.tally = Tally()
 
@@ -96,28 +99,28 @@ class Comparison:
         for partition, theirs in found.rounds:
             self._asking.compare_rounds(self._number, partition, theirs)
         for at in range(0, len(found.differing), CHUNK):
-            if self._pages <= 0:
+            if self._keys <= 0:
                 tally.left += found.differing[at:]
                 return
             await self._chunk(found.differing[at : at + CHUNK], found)
 
     async def _chunk(self, partitions: list[int], found: Found) -> None:
         narrowed = await self._walk(antientropy.narrow(self._asking.view, partitions))
+        listed: dict[int, list[Difference]] = {}
         self._asking.exchanging_with = self._number
         try:
             for partition in partitions:
-                agreed = True
                 for first, last in antientropy.runs(narrowed.get(partition, [])):
-                    if self._pages <= 0:
-                        agreed = False
+                    if not await self._list(partition, first, last, listed):
+                        self.tally.left.append(partition)
                         break
-                    agreed = await self._run_of(partition, first, last) and agreed
-                if self._pages <= 0 and not agreed:
-                    self.tally.left.append(partition)
-                if agreed and partition not in found.recovering:
-                    self.tally.agreed.add(partition)
+                    if sum(map(len, listed.values())) >= PAGE_KEYS:
+                        await self._repair_all(listed)
+            await self._repair_all(listed)
         finally:
             self._asking.exchanging_with = 0
+        not_agreed = self._unsettled.union(found.recovering, self.tally.left)
+        self.tally.agreed.update(p for p in partitions if p not in not_agreed)
 
     # Asking
 
@@ -154,17 +157,20 @@ class Comparison:
 
     # Keys
 
-    async def _run_of(self, partition: int, first: int, last: int) -> bool:
-        """Exchange neighbouring segments; whether the peer then has all that is here."""
+    async def _list(
+        self, partition: int, first: int, last: int, listed: dict[int, list[Difference]]
+    ) -> bool:
+        """Add what differs in neighbouring segments to `listed`; False when pages ran out.
+
+        Of what would be too much at once, the first pages are repaired on the way.
+        """
         ring, store = self._node.topology.ring, self._node.disk.store
         assert ring is not None
         start = first_place(partition, first, ring.partitions)
         end = first_place(partition, last, ring.partitions)
-        agreed = True
         while start < end:
-            if self._pages <= 0:
+            if self._keys <= 0:
                 return False
-            self._pages -= 1
             async with self._slice():
                 page = await leaves(store, start, end, PAGE_KEYS)
             reply = await self._ask(Type.SEGMENTS, exchange.pack_list(partition, start, page.end))
@@ -173,15 +179,24 @@ class Comparison:
             if not start < bound <= page.end or (theirs and not start <= theirs[0][0] < bound):
                 raise Ended("it answers with keys that were not asked for")
             mine = [item for item in page.leaves if item[0] < bound]
-            differing = exchange.differing(mine, theirs)
-            if differing:
-                await asyncio.sleep(self._pause_s / SETTLE)
-            while differing:
-                given, settled = await self._repair(partition, differing[:FETCH_KEYS])
-                agreed = agreed and settled == given
-                differing = differing[given:]
+            self._keys -= max(KEYS_PER_PAGE_MIN, len(mine), len(theirs))
+            listed.setdefault(partition, []).extend(exchange.differing(mine, theirs))
             start = bound
-        return agreed
+            if start < end and sum(map(len, listed.values())) >= PAGE_KEYS:
+                await self._repair_all(listed)
+        return True
+
+    async def _repair_all(self, listed: dict[int, list[Difference]]) -> None:
+        """Repair what was listed and is still so; `_unsettled` learns where something is left."""
+        if any(listed.values()):
+            await asyncio.sleep(self._pause_s / SETTLE)
+        for partition, differences in listed.items():
+            while differences:
+                given, settled = await self._repair(partition, differences[:FETCH_KEYS])
+                if settled < given:
+                    self._unsettled.add(partition)
+                differences = differences[given:]
+        listed.clear()
 
     async def _repair(self, partition: int, listed: list[Difference]) -> tuple[int, int]:
         """Fetch, judge, merge, send: how many were given, and how many of them are settled.
