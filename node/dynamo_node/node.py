@@ -31,9 +31,10 @@ from dynamo_node.incarnations import Known, confirmed
 from dynamo_node.links import Link
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.pings import Pings
-from dynamo_node.recovery import Recovery
 from dynamo_node.reaper import Reaper
+from dynamo_node.recovery import Recovery
 from dynamo_node.replica import LEASE_BIRTHS, Replica
+from dynamo_node.seeds import Seeds
 from dynamo_node.slices import Slices
 from dynamo_node.standing import Standing
 from dynamo_node.storage import OBJECTS, StorageError
@@ -81,6 +82,8 @@ class Node:
         self.reaper = Reaper(self)
         self.pings = Pings(self)
         self.antientropy = AntiEntropy(self)
+        self.antientropy.reaped = self.reaper.is_reaped
+        self.antientropy.compare_rounds = self.reaper.compared
         self.stopping = False
         self.stopped = asyncio.Event()
         self.failure: StorageError | None = None
@@ -165,6 +168,7 @@ class Node:
         self.in_background(self.gossip.run())
         self.in_background(self.reaper.run())
         self.in_background(self.pings.run())
+        self.in_background(Seeds(self).run())
         self.in_background(self.antientropy.run())
 
     async def stop(self) -> None:

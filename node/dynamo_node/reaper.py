@@ -19,7 +19,7 @@ from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.frames import Frame
 from dynamo_core.reaping import CANDIDATES_MAX, Answer, Attempt, Circumstances, Prepare
 from dynamo_core.records import DIGEST_BYTES
-from dynamo_core.rounds import PREFIX, Kept, Listed, State
+from dynamo_core.rounds import PREFIX, UNKNOWN, Kept, Listed, State
 from dynamo_core.wire import Code, Type
 from dynamo_node.digests import partition_range
 from dynamo_node.inbound import Inbound
@@ -54,6 +54,8 @@ class Reaper:
         self.blockers: dict[int, dict[int, str]] = {}
         """Partition -> member -> why its last round was not agreed."""
         self._carrying: set[int] = set()
+        self._learning: set[int] = set()
+        self._told: dict[int, dict[int, tuple[State, Kept | None]]] = {}
         self._not_before: dict[int, float] = {}
         self._sent: dict[int, float] = {}  # partition -> when its kept list was last sent
         self._compared: dict[int, bytes] = {}  # peer -> incarnation its rounds were asked of
@@ -421,6 +423,56 @@ class Reaper:
         except Corrupt as error:
             log.warning("the rounds of partition %d: %s", partition, error)
             return None
+
+    async def before_pull(self, partition: int, owners: list[int]) -> list[int]:
+        """Ask `owners` for their rounds before their copies are merged; who must not be merged.
+
+        While this node recovers it says no to every round, so what is committed now
+        was agreed before, and a copy that was no part of it is an old disk's.
+        """
+        told = self._told.setdefault(partition, {})
+        for owner in owners:
+            answer = await self.rounds_of(partition, owner)
+            if answer is not None:
+                told[owner] = answer
+        newest = max((state.committed for state, _ in told.values()), default=0)
+        return [
+            owner
+            for owner, (state, _) in sorted(told.items())
+            if state.taken and state.committed < newest and newest not in state.said
+        ]
+
+    def pulled(self, partition: int) -> None:
+        """The copy here is merged from the others': take over their rounds and list."""
+        told, me = self._told.pop(partition, {}), self._node.topology.number
+        lists = [kept for _, kept in told.values() if kept is not None]
+        newest = max(lists, key=lambda kept: kept.reap_round, default=None)
+        if newest is not None:  # what it names may have been pulled from one who had not
+            newest = newest._replace(unconfirmed=tuple(sorted({*newest.unconfirmed, me})))
+        # Who knows of no round holds only what was sent to it since its disk was made.
+        states = [state for state, _ in told.values() if state.taken] or [UNKNOWN]
+        self._rounds.adopt(partition, states, newest)
+
+    def compared(self, peer: int, partition: int, committed: int) -> None:
+        """Anti-entropy has heard which round a peer has committed."""
+        ring = self._node.topology.ring
+        behind = committed > self._rounds.committed(partition)
+        if ring is None or not behind or partition in self._learning:
+            return
+        if partition < ring.partitions and peer in ring.slots[partition]:
+            self._learning.add(partition)
+            self._node.in_background(self._learn_behind(partition, committed, peer))
+
+    async def _learn_behind(self, partition: int, committed: int, peer: int) -> None:
+        try:
+            await self._learn(partition, committed, peer)
+        finally:
+            self._learning.discard(partition)
+
+    def is_reaped(self, partition: int, skey: bytes) -> bool:
+        """Whether the key is on a list that is kept for the partition: not to be copied back."""
+        kept = self._rounds.kept(partition)
+        return kept is not None and any(entry.skey == skey for entry in kept.entries)
 
     def _too_old(self, partition: int, reap_round: int) -> None:
         """A round was committed that this disk never said yes to: its copy counts as lost."""

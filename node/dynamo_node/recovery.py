@@ -96,6 +96,8 @@ class Recovery:
             return
         others = [o for o in ring.slots[partition] if o != node.topology.number]
         try:
+            too_old = await node.reaper.before_pull(partition, others)
+            others = [o for o in others if o not in too_old]
             stands = dict(
                 zip(
                     others,
@@ -116,6 +118,7 @@ class Recovery:
                 log.info("partition %d waits for %s", partition, verdict.waits_for)
             self._waits_for[partition] = verdict.waits_for
             return
+        node.reaper.pulled(partition)
         node.standing.completed(partition, verdict.possible_loss)
         await node.disk.store.durable()
         self._forget(partition)
