@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from typing import Any
 
 from dynamo_operator.local import processes
 from dynamo_operator.local.folder import Folder
@@ -37,6 +38,7 @@ BACKOFF_SECONDS = (0.5, 1, 2, 4, 8, 16, 30)
 STEADY_SECONDS = 30.0  # a node that ran this long starts its backoff anew
 CRASHES_MAX = 3  # after which nobody waits for a node to come up
 DRAIN_MS = 1000
+SEEDS_MAX = 5  # one that answers is enough
 EXIT_CONFIG = 2  # a node's own word that it can't run so
 
 
@@ -165,6 +167,7 @@ class Carrier:
                 "native_port": place.native_port,
                 "admin_port": place.admin_port,
                 "admin_token": "",
+                "seeds": self._seeds(name),
                 **settings(made.cluster),
                 # No load balancer has to notice here, and people wait for it at Ctrl-C.
                 "timing": {"drain_ms": DRAIN_MS},
@@ -182,6 +185,13 @@ class Carrier:
             record.settings_hash = settings_hash(made.cluster)
         life.started_at = now
         self.teller.started(name, life.child.pid)
+
+    def _seeds(self, name: str) -> list[dict[str, Any]]:
+        """Some of the other nodes: whom `name` asks for the ring while it has none."""
+        state = self.folder.state()
+        others = sorted((r.index, n) for n, r in state.nodes.items() if n != name)[:SEEDS_MAX]
+        places = [(n, address(state, n)) for _, n in others]
+        return [{"name": n, "host": p.host, "native_port": p.native_port} for n, p in places]
 
     async def _restart(self, name: str, made: Plan) -> None:
         self.teller.event(f"{name} restarts with its new settings")
