@@ -19,7 +19,8 @@ from dynamo_node.disk import Disk
 from dynamo_node.handoff import Handoff
 from dynamo_node.replica import Replica
 from dynamo_node.slices import Slices
-from dynamo_node.storage import HINTS, Store
+from dynamo_node.storage import HINTS, OBJECTS, Store
+from dynamo_node.topology import Place
 
 DEADLINE_S = 10.0
 OBJECT = objects.to_bytes(
@@ -81,7 +82,13 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 def _handoff(store: Store, replica: Replica, peers: dict[int, Peer]) -> Handoff:
-    topology: Any = SimpleNamespace(links=peers, host_name=lambda n: peers[n].member.name)
+    topology: Any = SimpleNamespace(
+        links=peers,
+        number=1,
+        ring=object(),
+        host_name=lambda n: f"node {n}",
+        place=lambda key: Place(position(key), 0, (1, 2, 3), ()),
+    )
     return Handoff(store, replica, topology, Slices())
 
 
@@ -122,6 +129,31 @@ async def test_a_damaged_hint_and_refused_ones_stop_no_other(
     await _until(lambda: replica.hints.by_target == {2: 1})
     await store.durable()
     assert [place for place, _ in store.scan(HINTS, b"", b"\xff" * 64, 10)] == [damaged]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_hints_for_a_member_that_has_left_go_to_the_owners_of_now(
+    store: Store, replica: Replica
+) -> None:
+    refusing = True
+
+    async def refuses_at_first(key: bytes) -> int:
+        return wire.Type.ERROR if refusing else wire.Type.WRITTEN
+
+    peers = {2: Peer("well", _acks), 3: Peer("choosy", refuses_at_first)}
+    await _keep(store, replica, 9, b"a", b"b")
+    work = _handoff(store, replica, peers)
+    running = asyncio.create_task(work.run())
+    await _until(lambda: len(peers[3].written) >= 2)
+    assert replica.hints.by_target == {9: 2}, "one owner has not got them yet"
+    refusing = False
+    await _until(lambda: replica.hints.by_target == {})
+    await store.durable()
+    assert set(peers[2].written) == {b"a", b"b"}
+    for key in (b"a", b"b"):
+        assert isinstance(store.peek(OBJECTS, position(key) + key), bytes), "this node is an owner"
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
