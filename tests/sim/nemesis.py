@@ -1,8 +1,9 @@
 """Nemesis: what befalls a world, drawn from its seed.
 
 Owns the kinds of faults, how long each lasts, and healing. At most a minority of
-the machines is down at once; disks are not lost and not rolled back yet: the
-parts that answer those are not in the node.
+the machines is down at once. A disk is lost, or rolled back to a snapshot, at
+most once in a run: what was acknowledged with W = 2 durable copies must survive
+that at any moment, and a second loss only after repair has spread everything.
 """
 
 from collections.abc import Callable
@@ -34,13 +35,24 @@ class Nemesis:
             ("stall", self._stall),
             ("slow disk", self._slow_disk),
             ("clock jump", self._clock),
+            ("full disk", self._full_disk),
+            ("failed write or sync", self._disk_error),
         ]
+        self._snapshot: tuple[Machine, dict[str, dict[bytes, bytes]]] | None = None
 
     def begin(self, until: float) -> None:
         self.active = True
         world = self.world
         if self.rng.random() < 0.2:
             world.net.buffer_scale = 1 / 512
+        lossy = self.rng.random()
+        if lossy < 0.6:
+            machine = self.rng.choice(world.machines)
+            if lossy < 0.3:
+                at = world.now + self.rng.random() * (until - world.now) * 0.5
+                world.scheduler.at(at, None, self._take_snapshot, machine)
+            at = world.now + self.rng.uniform(0.5, 1.0) * (until - world.now)
+            world.scheduler.at(at, None, self._lose_disk, machine)
         when = world.now
         while (when := when + self.rng.uniform(*GAP_S)) < until:
             world.scheduler.at(when, None, self._strike)
@@ -63,7 +75,10 @@ class Nemesis:
                 if a is not b:
                     world.block(a.name, b.name, False)
         for machine in world.machines:
-            machine.disk.temper.slowness = 1.0
+            temper = machine.disk.temper
+            temper.slowness = 1.0
+            temper.fails_next_sync = temper.fails_next_write = False
+            machine.free_bytes = 1 << 40
             machine.skew_ms = 0
             world.start(machine)
 
@@ -153,3 +168,35 @@ class Nemesis:
     def _clock(self) -> None:
         machine = self.rng.choice(self.world.machines)
         machine.skew_ms = self.rng.randint(-86_400_000, 86_400_000)
+
+    def _full_disk(self) -> None:
+        machine = self.rng.choice(self.world.machines)
+        machine.free_bytes = 1 << 10
+        self._later(setattr, machine, "free_bytes", 1 << 40)
+
+    def _disk_error(self) -> None:
+        temper = self.rng.choice(self.world.machines).disk.temper
+        if self.rng.random() < 0.5:
+            temper.fails_next_sync = True
+        else:
+            temper.fails_next_write = True
+
+    def _take_snapshot(self, machine: Machine) -> None:
+        if self.active:
+            self._snapshot = machine, machine.disk.snapshot()
+
+    def _lose_disk(self, machine: Machine) -> None:
+        """The volume is replaced by an empty one, or restored from its snapshot."""
+        if not self.active:
+            return
+        world = self.world
+        world.crash(machine, power=True)
+        if self._snapshot is None:
+            machine.disk.wipe()
+            world.faults["disk lost"] += 1
+            world.note(machine.name, "its disk is lost")
+        else:
+            machine.disk.roll_back(self._snapshot[1])
+            world.faults["disk rolled back"] += 1
+            world.note(machine.name, "its disk is rolled back")
+        self._later(world.start, machine)

@@ -19,6 +19,7 @@ from dynamo_core.wire import Op, Operation
 
 TIMEOUT_MS: Final = 1500
 TRIES_MAX: Final = 3
+LATE_S: Final = 30.0
 _REFUSALS: Final = (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS)
 _NAMES: Final = {Op.GET: told.GET, Op.PUT: told.PUT, Op.DELETE: told.DELETE}
 
@@ -30,7 +31,7 @@ class Clients:
         self.world = world
         self.rng = rng
         self.keys = [b"key-%d" % i for i in range(keys)]
-        self.history = History()
+        self.history = History(n=world.n)
         self.unfinished = 0
         self._count = 0
         self._contexts: dict[tuple[int, bytes], tuple[str, str]] = {}
@@ -87,6 +88,9 @@ class _Call:
         self.client = client
         self.context = context
         self.id = id_
+        # It deletes what a read of its own finds: tried again it would be another delete,
+        # and which of the tries covered what nobody could tell.
+        self._by_store = op == Op.DELETE and context is None
         self.invoked = clients.world.now
         self.operation = Operation(
             op,
@@ -145,7 +149,7 @@ class _Call:
             self._again_or(told.UNKNOWN, outcome)
 
     def _again_or(self, result: str, outcome: Outcome | None) -> None:
-        if self._tries < TRIES_MAX:
+        if self._tries < (1 if self._by_store else TRIES_MAX):
             world = self.clients.world
             self._tries += 1  # answers of the last try come too late from now on
             world.scheduler.at(world.now + 0.05, None, self.next_try)
@@ -166,7 +170,7 @@ class _Call:
                 try:
                     keyring = world.machines[0].config.keyring
                     clock = keyring.open(operation.key, outcome.context).clock
-                    if operation.op == Op.DELETE and self.context is None:
+                    if self._by_store:
                         # What was read may hold a write under the dot of a try that
                         # nobody was told of: this clock doesn't tell what it covers.
                         clock = None
@@ -181,12 +185,18 @@ class _Call:
             session=f"c{self.client}",
             key=operation.key.decode(),
             invoked=self.invoked,
-            returned=world.now,
+            # What was not answered may still be on its way.
+            returned=world.now + (LATE_S if result == told.UNKNOWN else 0.0),
             outcome=result,
             context=None if self.context is None else self.context[0],
-            by_store=operation.op == Op.DELETE and self.context is None,
+            by_store=self._by_store,
             shown=shown,
+            owners=0 if outcome is None else outcome.primary,
             clock=clock,
         )
         clients.history.operations.append(record)
-        world.note(record.client, f"{record.op} {record.key} {record.id}: {result} {shown}")
+        world.note(
+            record.client,
+            f"{record.op} {record.key} {record.id} with {record.context} since {self.invoked:.3f}: "
+            f"{result} {[s.id for s in shown]} {clock or ''}",
+        )

@@ -42,6 +42,7 @@ class Machine:
         self.name = name
         self.rng = Random(f"{world.seed}/{name}")
         self.disk = SimDisk(Random(f"{world.seed}/{name}/disk"))
+        self.free_bytes = 1 << 40
         self.skew_ms = 0
         self.boots = 1
         self.config: Config = None  # type: ignore[assignment]  # given by the world
@@ -55,7 +56,7 @@ class Machine:
             wall_ms=lambda: WALL_START_MS + int(self.world.now * 1000) + self.skew_ms,
             boot_id=lambda: f"{self.name}-boot-{self.boots}",
             open_store=lambda config: SimStore(self.disk, sync=config.durability == SYNC),
-            free_bytes=lambda config: 1 << 40,
+            free_bytes=lambda config: self.free_bytes,
         )
 
     @property
@@ -151,8 +152,6 @@ class World:
         self.n = min(n, nodes)
         self._dead: list[Process] = []
         self._partitions = partitions
-        self.on_start: list[Any] = []
-        """Called with (machine, node) whenever a node has started."""
         self.machines = [Machine(self, f"node-{i}") for i in range(nodes)]
         keyring = Keyring(0, {0: bytes(32)})
         for machine in self.machines:
@@ -219,8 +218,21 @@ class World:
             self.note(machine.name, "starts")
 
     def started(self, machine: Machine, node: Node) -> None:
-        for told in self.on_start:
-            told(machine, node)
+        if self.trace is not None:
+            self._trace_mints(machine.name, node)
+
+    def _trace_mints(self, name: str, node: Node) -> None:
+        real = node.replica.mint
+
+        def mint(key, digest, hint_for, write, minted, *others):  # type: ignore[no-untyped-def]
+            def told(obj, context, *more):  # type: ignore[no-untyped-def]
+                what = "delete" if write.value is None else write.value.decode()
+                self.note(name, f"mints {key.decode()} {what} over {write.context}: now {context}")
+                minted(obj, context, *more)
+
+            real(key, digest, hint_for, write, told, *others)
+
+        node.replica.mint = mint  # type: ignore[method-assign]
 
     def ended(self, machine: Machine, process: Process) -> None:
         """A process ended by itself: whoever supervises it starts it again."""

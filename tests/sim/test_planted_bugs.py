@@ -1,0 +1,383 @@
+"""Planted bugs: each is put into the production code, and the ordinary checks must catch it.
+
+A scenario is a short script in a small world, played with a few seeds. Without
+the bug the checker has nothing to say; with it, it accuses within those seeds.
+A check that can't fail proves nothing: this is what proves the simulator and
+the checker.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+from tests.sim import run as whole_run
+from tests.sim.disk import SimStore
+from tests.sim.loop import SimFailure
+from tests.sim.workload import Clients
+from tests.sim.world import Machine, World
+
+from dynamo_core import objects
+from dynamo_core.actors import Minter, actor_bytes
+from dynamo_core.get_quorum import GetQuorum
+from dynamo_core.history import ACKNOWLEDGED, Operation
+from dynamo_core.history_check import Report, check
+from dynamo_core.objects import Object
+from dynamo_core.versions import Clock, Dot
+from dynamo_core.wire import Op
+from dynamo_node import antientropy_answers, comparison
+from dynamo_node.handoff import Handoff
+from dynamo_node.replica import Replica
+
+SEEDS = range(6)
+PATIENCE_S = 30.0
+
+
+class Play:
+    """One world with one key, and the words a scenario is written in."""
+
+    def __init__(self, seed: int, nodes: int, **config: Any) -> None:
+        self.world = World(seed, nodes=nodes)
+        for machine in self.world.machines:
+            machine.config = replace(machine.config, **config)
+        self.clients = Clients(self.world, Random(f"{seed}/clients"), keys=1)
+        self.key = self.clients.keys[0]
+        self.world.form()
+        place = self.machine(0).topology.place(self.key)
+        by_number = {m.node.topology.number: m for m in self.world.machines if m.node is not None}
+        self.owners = [by_number[number] for number in place.owners]
+        self.others = [m for m in self.world.machines if m not in self.owners]
+
+    def machine(self, at: int) -> Any:
+        return self.world.machines[at].node
+
+    def ask(self, op: Op, client: int = 0, context: bool = False) -> Operation:
+        """One operation to its end, tried again while it is refused; its record."""
+        held = self.clients._contexts.get((client, self.key)) if context else None
+        for _ in range(20):
+            self.clients.call(op, self.key, client, held)
+            self.world.run_until(lambda: not self.clients.unfinished, PATIENCE_S)
+            done = self.clients.history.operations[-1]
+            if done.outcome == ACKNOWLEDGED:
+                break
+        return done
+
+    def put(self, client: int = 0, context: bool = False) -> Operation:
+        done = self.ask(Op.PUT, client, context)
+        assert done.outcome == ACKNOWLEDGED, done
+        return done
+
+    def kill(self, *machines: Machine, power: bool = False) -> None:
+        for machine in machines:
+            self.world.crash(machine, power)
+        self.world.run_for(2.0)
+
+    def start(self, *machines: Machine) -> None:
+        for machine in machines:
+            self.world.start(machine)
+        self.world.run_until(
+            lambda: all(m.node is not None and m.node.ready for m in machines), PATIENCE_S
+        )
+
+    def cut_off(self, machines: list[Machine], cut: bool = True) -> None:
+        """No frame passes between `machines` and the rest."""
+        for one in machines:
+            for other in self.world.machines:
+                if other not in machines:
+                    self.world.block(one.name, other.name, cut)
+                    self.world.block(other.name, one.name, cut)
+        self.world.run_for(5.0)
+
+    def until_handed_off(self) -> None:
+        """All hints are gone from the machines that run."""
+        self.world.run_until(
+            lambda: all(m.node is None or not m.node.replica.hints.by_target
+                        for m in self.world.machines), PATIENCE_S,
+        )  # fmt: skip
+
+    def judged(self) -> Report:
+        """Heal, let it converge, read, and check."""
+        world, history = self.world, self.clients.history
+        for machine in world.machines:
+            machine.disk.temper.slowness = 1.0
+        self.start(*world.machines)
+        world.run_until(world.all_linked, PATIENCE_S)
+        world.run_for(PATIENCE_S)
+        history.healed_at = world.now
+        for _ in range(3):
+            self.ask(Op.GET, 99)
+        whole_run._record_copies(world, self.clients)
+        return check(history)
+
+
+Scenario = Callable[[int], Report]
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def _played(seed: int, script: Callable[[Play], None], nodes: int, **config: Any) -> Report:
+    play = Play(seed, nodes, **config)
+    try:
+        script(play)
+        return play.judged()
+    finally:
+        play.world.close()
+
+
+# The scenarios
+
+
+def stand_in_writes_twice(seed: int) -> Report:
+    """A stand-in writes blind, delivers its hint, forgets, writes blind again (schedule 1)."""
+
+    def script(play: Play) -> None:
+        for _ in range(2):
+            play.kill(*play.owners)
+            for _ in range(3):
+                play.put()
+            play.start(*play.owners)
+            play.until_handed_off()
+
+    return _played(seed, script, 5)
+
+
+def power_goes_after_the_answer(seed: int) -> Report:
+    def script(play: Play) -> None:
+        for machine in play.world.machines:
+            machine.disk.temper.slowness = 50.0
+        play.put()
+        play.kill(*play.world.machines, power=True)
+
+    return _played(seed, script, 3)
+
+
+def owners_were_all_away(seed: int) -> Report:
+    def script(play: Play) -> None:
+        play.kill(*play.owners)
+        play.put()
+        play.start(*play.owners)
+        play.until_handed_off()
+
+    return _played(seed, script, 5)
+
+
+def power_goes_after_the_handoff(seed: int) -> Report:
+    """Stand-ins have delivered and forgotten; then the owners lose power."""
+
+    def script(play: Play) -> None:
+        play.kill(*play.owners)
+        play.put()
+        for machine in play.owners:
+            machine.disk.temper.slowness = 100.0
+        play.start(*play.owners)
+        play.until_handed_off()
+        play.kill(*play.owners, power=True)
+
+    return _played(seed, script, 5)
+
+
+def hint_holder_sleeps_through_a_delete(seed: int) -> Report:
+    """A hint outlives the delete of what it holds (schedule 9)."""
+
+    def script(play: Play) -> None:
+        away, holder = play.owners[2], play.others[0]
+        play.kill(away)
+        play.put()
+        play.world.run_for(3.0)
+        play.kill(holder)
+        play.start(away)
+        play.ask(Op.GET)
+        play.world.run_for(5.0)
+        play.ask(Op.GET)
+        assert play.ask(Op.DELETE, context=True).outcome == ACKNOWLEDGED
+        play.world.run_for(10.0)
+        play.start(holder)
+
+    return _played(seed, script, 4)
+
+
+def two_writers_and_a_third_write(seed: int) -> Report:
+    """X, Y blind; Y's writer puts again with the context of its own put (schedule 4)."""
+
+    def script(play: Play) -> None:
+        play.put(client=1)
+        play.put(client=2)
+        play.put(client=2, context=True)
+
+    return _played(seed, script, 3)
+
+
+def siblings_for_one_that_was_away(seed: int) -> Report:
+    """No room for hints: anti-entropy alone brings the third owner its siblings."""
+
+    def script(play: Play) -> None:
+        play.kill(play.owners[2])
+        play.put(client=1)
+        play.put(client=2)
+        play.start(play.owners[2])
+
+    return _played(seed, script, 3, hints_bytes_max=0)
+
+
+def client_with_two_empty_stand_ins(seed: int) -> Report:
+    """A client cut off with two stand-ins asks for a key that exists (schedule 13)."""
+
+    def script(play: Play) -> None:
+        play.put()
+        play.world.run_for(2.0)
+        play.cut_off(play.others)
+        for _ in range(5):
+            play.ask(Op.GET, client=3)
+        play.cut_off(play.others, cut=False)
+
+    return _played(seed, script, 5)
+
+
+# The bugs
+
+
+def reused_dot(patch: pytest.MonkeyPatch) -> None:
+    def next_dot(self: Minter, mark: Dot | None) -> Dot:
+        return actor_bytes(self.number, bytes(8), 1), 1 if mark is None else mark[1] + 1
+
+    patch.setattr(Minter, "next_dot", next_dot)
+
+
+def actor_continued(patch: pytest.MonkeyPatch) -> None:
+    """Its last dot is remembered without its record, and counted as if all before it were known."""
+    last: dict[tuple[int, bytes], int] = {}
+
+    def next_dot(self: Minter, mark: Dot | None) -> Dot:
+        name = self.number, self.incarnation
+        last[name] = last.get(name, 0) + 1
+        return actor_bytes(*name, 1), last[name]
+
+    patch.setattr(Minter, "next_dot", next_dot)
+    patch.setattr(
+        Clock, "with_dot", lambda self, dot: Clock({**self.vector, dot[0]: dot[1]}, self.dots)
+    )
+
+
+def ack_before_fsync(patch: pytest.MonkeyPatch) -> None:
+    def commit(self: SimStore, done: Any, sync: bool = False) -> None:
+        self._tick_waiters.append(done)
+        if not self._scheduled:
+            self._schedule()
+
+    patch.setattr(SimStore, "commit", commit)
+
+
+def proof_before_fsync(patch: pytest.MonkeyPatch) -> None:
+    merge = Replica.merge
+
+    def merged(self: Replica, key: Any, digest: Any, obj: Any, reap_round: int, done: Any,
+               sync: bool = False) -> None:  # fmt: skip
+        merge(self, key, digest, obj, reap_round, lambda error: None)
+        done(None)
+
+    patch.setattr(Replica, "merge", merged)
+
+
+def hint_deleted_undelivered(patch: pytest.MonkeyPatch) -> None:
+    async def deliver(self: Handoff, link: Any, target: int, batch: Any) -> bool:
+        for place, data in batch:
+            self._replica.hints.forget(place, data)
+        return False
+
+    patch.setattr(Handoff, "_deliver_batch", deliver)
+
+
+def tombstone_reaped_by_a_timer(patch: pytest.MonkeyPatch) -> None:
+    put = Replica._put_object
+
+    def put_object(self: Replica, skey: bytes, old: bytes | None, record: Any) -> None:
+        import asyncio
+
+        put(self, skey, old, record)
+        if not objects.has_value(record.obj):
+            leaf = objects.leaf(skey[16:], objects.head_of(record.obj))
+            loop = asyncio.get_running_loop()
+            loop.call_later(4.0, self.remove, skey, leaf, lambda error: None)
+
+    patch.setattr(Replica, "_put_object", put_object)
+
+
+def context_is_the_stored_clock(patch: pytest.MonkeyPatch) -> None:
+    minted = Replica._minted
+
+    def covering(self: Replica, record: Any, write: Any) -> Any:
+        obj, dot, context = minted(self, record, write)
+        return obj, dot, context.join(objects.clock_of(obj))
+
+    patch.setattr(Replica, "_minted", covering)
+
+
+def one_sibling_is_copied(patch: pytest.MonkeyPatch) -> None:
+    own = antientropy_answers.own_object
+
+    async def first_alone(*args: Any) -> bytes | None:
+        found = await own(*args)
+        if found is None:
+            return None
+        held = objects.from_bytes(found)
+        return objects.to_bytes(Object(held.clock, held.siblings[:1]))
+
+    patch.setattr(antientropy_answers, "own_object", first_alone)
+    patch.setattr(comparison, "own_object", first_alone)
+
+
+def stand_ins_say_absent(patch: pytest.MonkeyPatch) -> None:
+    init = GetQuorum.__init__
+
+    def made(self: GetQuorum, owners: Any, others: Any, *args: Any, **named: Any) -> None:
+        init(self, (*owners, *others), (), *args, **named)
+
+    patch.setattr(GetQuorum, "__init__", made)
+
+
+PLANTED: dict[str, tuple[Plant, Scenario, set[str]]] = {
+    "a reused dot": (reused_dot, stand_in_writes_twice, {"f"}),
+    "an actor continued after its record was forgotten": (
+        actor_continued, stand_in_writes_twice, {"a"},
+    ),
+    "an ack before the fsync": (ack_before_fsync, power_goes_after_the_answer, {"a"}),
+    "a hint deleted before delivery": (hint_deleted_undelivered, owners_were_all_away, {"a"}),
+    "a proof given before the fsync": (proof_before_fsync, power_goes_after_the_handoff, {"a"}),
+    "a tombstone reaped early": (
+        tombstone_reaped_by_a_timer, hint_holder_sleeps_through_a_delete, {"e"},
+    ),
+    "a put's context that is the stored clock": (
+        context_is_the_stored_clock, two_writers_and_a_third_write, {"a", "f"},
+    ),
+    "anti-entropy that copies one sibling": (
+        one_sibling_is_copied, siblings_for_one_that_was_away, {"a"},
+    ),
+    "a stand-in's empty answer counted as absence": (
+        stand_ins_say_absent, client_with_two_empty_stand_ins, {"h"},
+    ),
+}  # fmt: skip
+
+SCENARIOS = {scenario.__name__: scenario for _, scenario, _ in PLANTED.values()}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_without_a_bug_nothing_is_accused(name: str) -> None:
+    for seed in SEEDS:
+        report = SCENARIOS[name](seed)
+        assert report.ok, f"seed {seed}\n" + "\n".join(map(str, report.violations))
+        assert not report.unchecked
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_bug_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant, scenario, promises = PLANTED[name]
+    plant(monkeypatch)
+    found: set[str] = set()
+    for seed in SEEDS:
+        try:
+            found |= {violation.promise for violation in scenario(seed).violations}
+        except SimFailure:
+            continue  # a node that noticed the nonsense and stopped; the other seeds will tell
+        if promises <= found:
+            return
+    pytest.fail(f"accused of {sorted(found)}, wanted {sorted(promises)}")
