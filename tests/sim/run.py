@@ -23,6 +23,7 @@ from dynamo_node.node import Node
 from dynamo_node.storage import OBJECTS
 
 CONVERGED_WITHIN_S: Final = 120.0
+STRAGGLERS_S: Final = 4.0
 QUIET_S: Final = 3.0
 
 
@@ -84,6 +85,8 @@ def _phases(world: World, clients: Clients, nemesis: Nemesis, rng: Random) -> No
         lambda: not clients.unfinished and world.all_ready() and world.all_linked(),
         CONVERGED_WITHIN_S,
     )
+    # Writes that have been answered still wait for stragglers, to leave hints for them.
+    world.run_for(STRAGGLERS_S)
     world.run_until(lambda: _converged(world, clients), CONVERGED_WITHIN_S)
     history = clients.history
     history.figures.append(Figure(name="seconds until healed", value=world.now - healed, most=120))
