@@ -72,15 +72,6 @@ class Seed:
 
 
 @dataclass(frozen=True, slots=True)
-class Seed:
-    """A node that one without a ring asks for it; used for nothing else."""
-
-    name: str
-    host: str
-    native_port: int
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """All that one node process is told; the ring comes later, over admin or gossip."""
 
@@ -94,7 +85,6 @@ class Config:
     native_port: int
     admin_port: int
     admin_token: str = ""
-    seeds: tuple[Seed, ...] = ()
     seeds: tuple[Seed, ...] = ()
     r: int = 2
     w: int = 2
@@ -149,7 +139,6 @@ def parse(raw: object) -> Config:
         native_port=reader.integer("native_port", 1, 65535, 7070),
         admin_port=reader.integer("admin_port", 1, 65535, 8081),
         admin_token=reader.text("admin_token", "", empty=True),
-        seeds=_seeds(reader),
         seeds=_seeds(reader),
         r=quorum.integer("r", 1, 255, 2),
         w=quorum.integer("w", 1, 255, 2),
@@ -211,22 +200,6 @@ def _keyring(reader: "_Reader") -> Keyring:
     if not secrets:
         secrets[0] = bytes(SECRET_BYTES)
     return Keyring(first, secrets)
-
-
-def _seeds(reader: "_Reader") -> tuple[Seed, ...]:
-    listed = reader.raw.get("seeds", [])
-    reader.known.add("seeds")
-    if not isinstance(listed, list):
-        reader.problems.append(f"seeds: {_shown(listed)}; a list is needed, which may be empty")
-        return ()
-    seeds = []
-    for index, item in enumerate(listed):
-        entry = _Reader(item, f"seeds[{index}].", reader.problems)
-        seeds.append(
-            Seed(entry.text("name"), entry.text("host"), entry.integer("native_port", 1, 65535))
-        )
-        entry.no_others()
-    return tuple(seeds)
 
 
 def _seeds(reader: "_Reader") -> tuple[Seed, ...]:

@@ -35,7 +35,6 @@ from dynamo_node.reaper import Reaper
 from dynamo_node.recovery import Recovery
 from dynamo_node.replica import LEASE_BIRTHS, Replica
 from dynamo_node.seeds import Seeds
-from dynamo_node.seeds import Seeds
 from dynamo_node.slices import Slices
 from dynamo_node.standing import Standing
 from dynamo_node.storage import OBJECTS, StorageError
@@ -169,7 +168,6 @@ class Node:
         self.in_background(self.gossip.run())
         self.in_background(self.reaper.run())
         self.in_background(self.pings.run())
-        self.in_background(Seeds(self).run())
         self.in_background(Seeds(self).run())
         self.in_background(self.antientropy.run())
 

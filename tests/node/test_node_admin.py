@@ -27,6 +27,7 @@ def test_status(cluster: Cluster, ring: Ring) -> None:
         assert status.pop("uptime_seconds") > 0
         assert len(status.pop("incarnation")) == 16
         assert isinstance(status.pop("keys"), int)
+        assert status.pop("antientropy")["repaired_keys_total"] == 0
         assert status == {
             "cluster_id": CLUSTER_ID,
             "cluster_name": "cart",
