@@ -65,7 +65,8 @@ class Handoff:
                         deliveries.create_task(self._deliver(target))
                 self._wake.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), RETRY_S)
+                    async with asyncio.timeout(RETRY_S):
+                        await self._wake.wait()
 
     def _may_deliver(self, target: int) -> bool:
         link = self._topology.links.get(target)

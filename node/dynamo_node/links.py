@@ -197,7 +197,9 @@ class Link:
 
         request_id = self.request(kind, payload, max(1, int(timeout_s * 1000)), reply)
         try:
-            return await asyncio.wait_for(future, timeout_s)
+            # Not wait_for: that loses a cancellation which comes together with the reply.
+            async with asyncio.timeout(timeout_s):
+                return await future
         except TimeoutError:
             return LOST, b""
         finally:
@@ -300,7 +302,8 @@ class Link:
                 if self._loop.time() - began >= STEADY_S:
                     backoff = BACKOFF_FIRST_S
             try:
-                await asyncio.wait_for(self._wake.wait(), backoff)
+                async with asyncio.timeout(backoff):
+                    await self._wake.wait()
             except TimeoutError:
                 backoff = min(BACKOFF_MAX_S, backoff * 2)
 

@@ -59,7 +59,8 @@ class Recovery:
             self._wake.clear()
             await self._pass()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), RETRY_S)
+                async with asyncio.timeout(RETRY_S):
+                    await self._wake.wait()
 
     async def _pass(self) -> None:
         todo = self._todo()

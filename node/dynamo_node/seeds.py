@@ -61,7 +61,8 @@ class Seeds:
             pause = ASK_FIRST_S
             while node.topology.ring is None:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(up.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await up.wait()
                 up.clear()
                 pause = min(ASK_MAX_S, 2 * pause)
                 for link in links:
