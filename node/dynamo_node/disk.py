@@ -14,7 +14,7 @@ from typing import Final
 from dynamo_core.actors import INCARNATION_BYTES
 from dynamo_core.errors import CallerError, Corrupt
 from dynamo_core.ring import Ring
-from dynamo_node.config import Config
+from dynamo_node.config import BUFFERED, Config
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.standing import COUNTS_KEY
 from dynamo_node.storage import META, UNREAD, Store, Unread
@@ -24,6 +24,7 @@ _FORMAT_KEY: Final = b"format"
 _RING_KEY: Final = b"ring"
 _LEASE_KEY: Final = b"lease"
 _CLEAN_KEY: Final = b"clean"
+_BOOT_KEY: Final = b"boot"
 _GRANT_PREFIX: Final = b"grant/"
 _LEASE: Final = Struct(">8sI")
 _CLEAN: Final = Struct(">8sIIQ")
@@ -86,6 +87,22 @@ class Disk:
     def standing(self) -> bytes | None:
         """What `standing` keeps of this disk."""
         return self._get(COUNTS_KEY)
+
+    def lost_writes(self, clean: bool, boot: str) -> bool:
+        """Whether acknowledged writes may be gone: `buffered`, and the machine went down since.
+
+        `boot` names the present boot; where the kernel doesn't tell, another is assumed.
+        """
+        data = self._get(_BOOT_KEY)
+        if data is None or clean:
+            return False
+        durability, _, last = data.decode(errors="replace").partition(" ")
+        return durability == BUFFERED and (not boot or last != boot)
+
+    async def keep_boot(self, boot: str, durability: str) -> None:
+        """Note durably what `lost_writes` of the next start needs to know."""
+        self.store.put(META, _BOOT_KEY, f"{durability} {boot}".encode())
+        await self.store.durable()
 
     async def keep_ring(self, ring: Ring) -> None:
         """Make `ring` durable before anybody acts on it."""
