@@ -248,3 +248,37 @@ def test_a_mark_is_cleared_by_a_comparison_with_its_target(
         s["value"] for s in first.replica(KEYS[0])["siblings"]
     }
     cluster.assert_clean()
+
+
+def test_a_stand_ins_mark_is_cleared_when_the_target_agrees_with_all_other_owners(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = make_cluster(4, timing=QUICK)
+    assert cluster.ring is not None
+    row = cluster.ring.slots[5]
+    by_number = {m.number: m.name for m in cluster.ring.members}
+    nodes = {node.name: node for node in cluster.nodes}
+    stand_in = next(nodes[name] for n, name in by_number.items() if n not in row)
+    target, other = nodes[by_number[row[0]]], nodes[by_number[row[1]]]
+    _stop(stand_in)
+
+    def mark(store: Store, trees: Trees) -> None:
+        name = b"mark/" + (5).to_bytes(2, "big") + row[0].to_bytes(4, "big")
+        store.put(META, name, (1).to_bytes(8, "big"))
+
+    _behind_its_back(stand_in, mark)
+    _stop(other)
+    stand_in.start()
+    stand_in.wait_ready()
+    until(lambda: stand_in.peers()[target.name], "it sees the target", wanted="up")
+    rounds = stand_in.status()["antientropy"]["rounds_total"]
+    until(
+        lambda: stand_in.status()["antientropy"]["rounds_total"] >= rounds + 3,
+        "it had the occasion to ask",
+    )
+    assert stand_in.status()["hints_pending"] == {target.name: 1}  # one owner can't be asked
+    other.start()
+    cluster.wait_whole()
+    until(lambda: stand_in.status()["hints_pending"], "the mark is cleared", wanted={})
+    assert target.status()["antientropy"]["peers"][other.name]["outcome"] == "equal"
+    cluster.assert_clean()
