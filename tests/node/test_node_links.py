@@ -12,7 +12,7 @@ from dynamo_core.handshake import Acceptor, Identity
 from dynamo_core.ring import Member
 from dynamo_core.wire import Type
 from dynamo_node.alarms import Alarms
-from dynamo_node.links import LOST, PAYLOAD_BYTES_MAX, Link
+from dynamo_node.links import DROP_FACTOR, LOST, PAYLOAD_BYTES_MAX, Link
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -122,6 +122,65 @@ async def test_everybody_who_waits_is_told_that_the_link_is_lost() -> None:
         link.request(Type.WRITE, bytes(PAYLOAD_BYTES_MAX + 1), 1000, lambda k, p: told.append(k))
         await _until(lambda: told == [LOST, LOST])
         assert link.up
+
+
+class _Deaf(_Honest):
+    """Proves itself and then, while `deaf`, takes every request and answers nothing."""
+
+    deaf = True
+
+    def answer(self, frame: Frame, writer: asyncio.StreamWriter) -> None:
+        if frame.type in (Type.HELLO, Type.PROOF):
+            super().answer(frame, writer)
+        elif not self.deaf:
+            writer.write(_frame(Type.PONG, b"", frame.request_id))
+
+
+def _ping(link: Link) -> None:
+    link.request(Type.PING, b"", 1000, lambda kind, payload: None)
+
+
+async def test_a_connection_that_eats_everything_is_dialled_anew() -> None:
+    peer = _Deaf()
+    async with _peer(peer.answer, lambda: ME) as link:
+        await _until(lambda: link.up)
+        now = asyncio.get_running_loop().time()
+        _ping(link)
+        link.check(now + 1.5, 0.0)
+        assert (link.state, link.up) == ("suspect", True)
+        # A loop that lagged for a minute has heard nobody: it doubts itself.
+        link.check(now + 61.5, 60.0)
+        assert link.up
+        told: list[int] = []
+        link.request(Type.PING, b"", 1000, lambda kind, payload: told.append(kind))
+        link.check(now + 1.5 + 60 + DROP_FACTOR, 0.0)
+        await _until(lambda: told == [LOST])
+        peer.deaf = False
+        await _until(lambda: len(peer.callers) == 2 and link.healthy)
+
+
+async def test_who_is_suspected_again_and_again_is_trusted_later() -> None:
+    peer = _Deaf()
+    async with _peer(peer.answer, lambda: ME) as link:
+        await _until(lambda: link.up)
+        loop = asyncio.get_running_loop()
+
+        async def silent_then_answers() -> None:
+            peer.deaf = True
+            _ping(link)
+            link.check(loop.time() + 1.5, 0.0)
+            assert link.state == "suspect"
+            peer.deaf = False
+            answered = link.replies
+            _ping(link)
+            await _until(lambda: link.replies > answered)
+
+        await silent_then_answers()
+        assert link.healthy, "once is forgiven with the first answer"
+        await silent_then_answers()
+        assert link.state == "suspect", "it has to prove itself for a while"
+        link.check(loop.time() + 30, 0.0)
+        assert link.healthy
 
 
 async def test_an_alarm_that_fails_keeps_no_other_from_ringing() -> None:
