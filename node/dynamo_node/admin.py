@@ -53,6 +53,7 @@ class AdminDoor:
                 web.get("/admin/digest", self._digest),
                 web.post("/admin/partitions/{partition}/accept-loss", self._accept_loss),
                 web.get("/admin/keys", self._keys),
+                web.get("/admin/history", self._history),
                 web.get("/admin/tombstones", self._tombstones),
                 web.post("/admin/repair", self._repair),
             ]
@@ -85,12 +86,19 @@ class AdminDoor:
         except web.HTTPNotFound as error:
             raise problems.not_found(
                 f"there is nothing at {request.path[:80]!r}; there are /admin/status, "
-                "/admin/ring, /admin/replica/{key}, /admin/digest, /admin/keys, /admin/repair, "
+                "/admin/ring, /admin/replica/{key}, /admin/digest, /admin/keys, "
+                "/admin/history, /admin/repair, "
                 "/admin/tombstones"
             ) from error
 
     async def _status(self, request: web.Request) -> web.Response:
         return json_response(self._node.status())
+
+    async def _history(self, request: web.Request) -> web.Response:
+        """What happened to the members (P§4.8.1): administrators' acts, and what nodes saw."""
+        ring = self._node.topology.ring
+        acts = [] if ring is None else ring.to_json()["history"]
+        return json_response({"ring": acts, "events": self._node.gossip.history()})
 
     async def _get_ring(self, request: web.Request) -> web.Response:
         ring = self._node.topology.ring
