@@ -303,10 +303,7 @@ class _Key:
         waiting = [name]
         while waiting:
             gone = waiting.pop()
-            successors = list(self.replacing.get(gone, ()))
-            if not successors or strict:
-                successors += self._by_clock(gone)
-            for write in successors:
+            for write in self.replacing.get(gone, ()):
                 if write.id in done or write.invoked > until:
                     continue
                 done.add(write.id)
@@ -319,18 +316,6 @@ class _Key:
                 if write.invoked <= until and self._may_have_read(write, gone):
                     return True
         return False
-
-    def _by_clock(self, name: str) -> list[Operation]:
-        dots = self.dots.get(name)
-        if not dots:
-            return []
-        found = []
-        for write in self.writes:
-            if write.outcome != REFUSED and write.id != name and not write.by_store:
-                clock = self.sent_clock(write)
-                if clock is not None and any(clock.covers(dot) for dot in dots):
-                    found.append(write)
-        return found
 
     def _may_have_read(self, delete: Operation, name: str) -> bool:
         write = self.by_id.get(name)
