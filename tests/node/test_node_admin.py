@@ -28,6 +28,10 @@ def test_status(cluster: Cluster, ring: Ring) -> None:
         assert len(status.pop("incarnation")) == 16
         assert isinstance(status.pop("keys"), int)
         assert status.pop("antientropy")["repaired_keys_total"] == 0
+        assert 0 < status.pop("background_share")["share"] <= 1
+        disk = status.pop("disk")
+        assert disk["state"] == "ok"
+        assert disk["free_bytes"] > disk["reserve_bytes"]
         assert status == {
             "cluster_id": CLUSTER_ID,
             "cluster_name": "cart",
@@ -40,6 +44,8 @@ def test_status(cluster: Cluster, ring: Ring) -> None:
             "version": "0.1.0",
             "feature_levels": [1, 1],
             "hints_pending": {},
+            "recovery": {},
+            "possible_losses": [],
             "durability": "sync",
             "quorum": {"n": 3, "r": 2, "w": 2},
             "pid": node.process.pid,
