@@ -191,7 +191,8 @@ class _Call:
             context=None if self.context is None else self.context[0],
             by_store=self._by_store,
             shown=shown,
-            owners=0 if outcome is None else outcome.primary,
+            # An owner whose disk was rolled back answers for less than it acknowledged.
+            owners=0 if outcome is None or world.faults["disk rolled back"] else outcome.primary,
             clock=clock,
         )
         clients.history.operations.append(record)
