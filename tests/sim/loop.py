@@ -14,6 +14,7 @@ import asyncio
 import contextvars
 import heapq
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -263,9 +264,11 @@ class NodeLoop(asyncio.AbstractEventLoop):
 
     def close_tasks(self) -> None:
         """The run is over: unwind what was cut off, while nothing can come of it."""
-        for task in list(self._tasks.values()):
-            with suppress(BaseException):
-                task.get_coro().close()  # type: ignore[union-attr]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what was never begun
+            for task in list(self._tasks.values()):
+                with suppress(BaseException):
+                    task.get_coro().close()  # type: ignore[union-attr]
         self._tasks.clear()
 
     def stall(self) -> None:
