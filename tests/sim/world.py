@@ -110,7 +110,10 @@ class Process:
             await asyncio.sleep(0.01)
         for connection in sorted(self.connections, key=lambda c: getattr(c.transport, "number", 0)):
             connection.close_soon()
-        await node.stop()
+        try:
+            await node.stop()
+        except StorageError as error:  # `main` says so and exits
+            world.note(machine.name, f"doesn't end cleanly: {error}")
         self._gone()
 
     def stop(self) -> None:
