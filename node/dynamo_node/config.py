@@ -44,8 +44,8 @@ class Timing:
     who trickles would hold memory for ever. ping_ms: how often an idle peer is asked for a sign
     of life. antientropy_ms: the pause between two comparisons of this node, one peer
     each. recheck_ms: how long what differs is left alone before it is compared again:
-    a write on its way arrives by then. drain_ms: how long a stopping node still accepts, so that load
-    balancers notice (design: start and stop). reap_delay_ms: how long a tombstone
+    a write on its way arrives by then. drain_ms: how long a stopping node still accepts,
+    so that load balancers notice (design: start and stop). reap_delay_ms: how long a tombstone
     stays as it is before its reaping is proposed; what still moves would only be
     proposed in vain.
     """
