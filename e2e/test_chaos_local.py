@@ -22,7 +22,8 @@ from dynamo_client.cli.trial import Trial
 from dynamo_client.cli.verify import replicas
 from dynamo_client.client import DynamoClient
 from dynamo_core.history import Figure
-from dynamo_core.history_check import Report, check
+from dynamo_core.history_check import check
+from dynamo_core.history_report import Report
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1 << 32))

@@ -30,80 +30,17 @@ what replaced it; where dots and clocks are recorded that is told apart and
 counted as an echo, where they aren't it is accused.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Final
 
 from dynamo_core.history import (
     DELETE,
-    GET,
     REFUSED,
     TOMBSTONE,
-    UNKNOWN,
     History,
     Operation,
-    ReplicaCopy,
     Shown,
 )
-from dynamo_core.versions import EMPTY, Clock, Dot, dot_text
-
-VIOLATIONS_MAX: Final = 100
-"""Violations that are told in full; the rest are counted."""
-NEW_DOTS_MAX: Final = 16
-
-PROMISES: Final = {
-    "a": "an acknowledged write was lost",
-    "b": "a value shows together with one that replaced it",
-    "c": "a session went back",
-    "d": "replicas did not become equal",
-    "e": "a replaced or deleted value came back",
-    "f": "a dot was issued twice, or a context claims too much",
-    "g": "a value shows that was not written",
-    "h": "an answer is older than what its own owners had acknowledged",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One broken promise: its letter, the key, the write's id, and the story by lines."""
-
-    promise: str
-    key: str
-    write: str
-    lines: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "\n".join([f"({self.promise}) {PROMISES[self.promise]}", *self.lines])
-
-
-@dataclass(slots=True)
-class Report:
-    """The judgement. `unchecked`: keys with writes of which nothing was seen after healing."""
-
-    violations: list[Violation] = field(default_factory=list)
-    more: int = 0
-    unchecked: list[str] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        return not self.violations
-
-    @property
-    def accused(self) -> list[str]:
-        """The keys of all violations, sorted."""
-        return sorted({v.key for v in self.violations if v.key})
-
-    def add(self, promise: str, key: str, write: str, *lines: str) -> None:
-        if any(v.promise == promise and v.write == write and v.key == key for v in self.violations):
-            self.more += 1
-        elif len(self.violations) < VIOLATIONS_MAX:
-            self.violations.append(Violation(promise, key, write, lines))
-        else:
-            self.more += 1
-
-    def count(self, name: str, by: int = 1) -> None:
-        self.counts[name] = self.counts.get(name, 0) + by
+from dynamo_core.history_causes import KeyHistory
+from dynamo_core.history_report import Report, listed, told, who
 
 
 def check(history: History) -> Report:
@@ -135,35 +72,18 @@ def check(history: History) -> Report:
     return report
 
 
-class _Key:
-    """Everything that happened to one key."""
-
-    def __init__(self, name: str, by_id: dict[str, Operation], report: Report, n: int) -> None:
-        self.name = name
-        self.n = n
-        self.by_id = by_id
-        self.report = report
-        self.writes: list[Operation] = []
-        self.gets: list[Operation] = []
-        self.copies: list[ReplicaCopy] = []
-        self.replacing: dict[str, list[Operation]] = {}  # id -> writes whose authors saw it
-        self.reads_itself: list[Operation] = []  # deletes that saw what nobody recorded
-        self.dots: dict[str, set[Dot]] = {}
-        self.named: dict[Dot, tuple[str, str]] = {}  # dot -> (write, who said so)
-        self.seen_somewhere: set[str] = set()
-
-    def take(self, operation: Operation) -> None:
-        (self.gets if operation.op == GET else self.writes).append(operation)
+class _Key(KeyHistory):
+    """Judges one key."""
 
     def judge(self, healed_at: float | None) -> None:
-        self._learn()
+        self.learn()
         for get in self.gets:
             self.report.count("gets")
             if not get.acknowledged:
                 self.report.count("unanswered gets")
                 continue
             strict = healed_at is not None and get.invoked >= healed_at
-            where = f"answer {get.id} to {_who(get)} at {get.invoked:.3f}..{get.returned:.3f}"
+            where = f"answer {get.id} to {who(get)} at {get.invoked:.3f}..{get.returned:.3f}"
             self._only_written(get.shown, get.returned, where)
             self._no_ancestors(get.shown, where)
             if get.context is not None:
@@ -189,153 +109,6 @@ class _Key:
         if self.writes and not answered and not any(c.owner for c in self.copies):
             self.report.unchecked.append(self.name)
 
-    # What is known
-
-    def _learn(self) -> None:
-        for write in self.writes:
-            self.report.count("writes")
-            self.report.count(write.outcome)
-            if write.outcome == REFUSED:
-                continue
-            if write.by_store:
-                self.reads_itself.append(write)
-            for seen in self.saw(write):
-                self.replacing.setdefault(seen, []).append(write)
-        for get in self.gets:
-            for shown in get.shown if get.acknowledged else ():
-                self.seen_somewhere.add(shown.id)
-                self._name(shown.dot, shown.id, f"answer {get.id}")
-        for copy in self.copies:
-            for shown in copy.siblings:
-                self.seen_somewhere.add(shown.id)
-                self._name(shown.dot, shown.id, f"the copy of {copy.node}")
-        for write in self.writes:
-            if write.acknowledged and write.clock is not None and not write.by_store:
-                self._own_dot(write)
-
-    def saw(self, operation: Operation) -> tuple[str, ...]:
-        """The values that the context of an operation carried; what those replaced isn't listed."""
-        context = operation.context
-        if context is None:
-            return ()
-        if isinstance(context, tuple):
-            return context
-        source = self.by_id.get(context)
-        if source is None:
-            return ()
-        if source.op == GET:
-            return tuple(shown.id for shown in source.shown)
-        return (source.id,)
-
-    def sent_clock(self, operation: Operation) -> Clock | None:
-        """The clock of the context that was sent, if it was recorded; EMPTY if none was sent."""
-        if not operation.context:
-            return None if operation.by_store else EMPTY
-        source = self.by_id.get(operation.context) if isinstance(operation.context, str) else None
-        return None if source is None else source.clock
-
-    def _own_dot(self, write: Operation) -> None:
-        sent = self.sent_clock(write)
-        if sent is None or write.clock is None:
-            return
-        new = _new_dots(write.clock, sent)
-        if len(new) == 1:
-            self._name(new[0], TOMBSTONE if write.op == DELETE else write.id, "its context", write)
-            self.dots.setdefault(write.id, set()).add(new[0])
-            return
-        if not new:
-            said = "its context claims no dot beyond the one sent: its dot had been issued before"
-        else:
-            said = "its context claims more than what was sent and its own dot: " + ", ".join(
-                dot_text(dot) for dot in new
-            )
-        self._accuse("f", write, said)
-
-    def _name(self, dot: Dot | None, name: str, where: str, by: Operation | None = None) -> None:
-        if dot is None:
-            return
-        if name:
-            self.dots.setdefault(name, set()).add(dot)
-        # A tombstone that a replica shows doesn't say whose it is; two deletes do.
-        known = self.named.setdefault(dot, (by.id if by else name, where))
-        mine = by.id if by else name
-        if known[0] == mine:
-            return
-        for one, other in ((known[0], mine), (mine, known[0])):
-            if one == TOMBSTONE and other in self.by_id and self.by_id[other].op == DELETE:
-                self.named[dot] = (other, where)
-                return
-        self.report.add(
-            "f", self.name, mine,
-            f"key {self.name}: the dot {dot_text(dot)} is {_named(known[0])} by {known[1]} "
-            f"and {_named(mine)} by {where}",
-            *self._stands(mine),
-        )  # fmt: skip
-
-    # Whether one write replaces another
-
-    def replaces(self, write: Operation, name: str, dot: Dot | None) -> bool:
-        """Whether the author of `write` had seen the value `name`, under `dot` if that is known."""
-        clock = self.sent_clock(write)
-        dots = self.dots.get(name) if dot is None else {dot}
-        if clock is not None and dots:
-            return all(clock.covers(each) for each in dots)
-        return True
-
-    def successors(self, name: str) -> Iterable[Operation]:
-        """Every write that descends from `name`, each once, nearest first."""
-        found: dict[str, Operation] = {}
-        waiting = [name]
-        while waiting:
-            for write in self.replacing.get(waiting.pop(0), ()):
-                if write.id not in found and write.id != name:
-                    found[write.id] = write
-                    waiting.append(write.id)
-                    yield write
-
-    def justified(self, name: str, shown: set[str], until: float, strict: bool) -> bool:
-        """Whether `name` may be missing where `shown` is shown, asked until `until`.
-
-        `strict`: only what is shown, or a delete, excuses; else an acknowledged
-        successor does too, because it is looked for itself.
-        """
-        done: set[str] = set()
-        waiting = [name]
-        while waiting:
-            gone = waiting.pop()
-            for write in self.replacing.get(gone, ()):
-                if write.id in done or write.invoked > until:
-                    continue
-                done.add(write.id)
-                if write.op == DELETE or write.id in shown:
-                    return True
-                if write.acknowledged and not strict:
-                    return True
-                waiting.append(write.id)
-            for write in self.reads_itself:
-                if write.invoked <= until and self._may_have_read(write, gone):
-                    return True
-        return False
-
-    def _may_have_read(self, delete: Operation, name: str) -> bool:
-        write = self.by_id.get(name)
-        if write is None or delete.id == name or write.invoked > delete.returned:
-            return False
-        dots = self.dots.get(name)
-        if delete.clock is None or not dots:
-            return True
-        if any(delete.clock.covers(dot) for dot in dots):
-            return True
-        # It may have read the write under the dot of a try that nobody was told of;
-        # that is one of the dots it covers, if there is one beside its own.
-        covered = sum(delete.clock.vector.values()) + len(delete.clock.dots)
-        return covered - sum(map(delete.clock.covers, self.named)) > 1
-
-    def _deleted_by_store(self, dot: Dot | None) -> list[Operation]:
-        if dot is None:
-            return []
-        return [w for w in self.reads_itself if w.clock is not None and w.clock.covers(dot)]
-
     # The promises
 
     def _only_written(self, shown: tuple[Shown, ...], until: float, where: str) -> None:
@@ -347,9 +120,9 @@ class _Key:
                     f"key {self.name}: {where} shows {name!r}, which nobody wrote there",
                 )  # fmt: skip
             elif write.outcome == REFUSED:
-                self._accuse("g", write, f"it was refused, but {where} shows it")
+                self.accuse("g", write, f"it was refused, but {where} shows it")
             elif write.invoked > until:
-                self._accuse("g", write, f"{where} shows it before it was written")
+                self.accuse("g", write, f"{where} shows it before it was written")
 
     def _no_ancestors(self, shown: tuple[Shown, ...], where: str) -> None:
         if len(shown) < 2:
@@ -360,8 +133,8 @@ class _Key:
                 if write.id not in names:
                     continue
                 if self.replaces(write, name, dot):
-                    self._accuse(
-                        "b", self.by_id.get(name), f"{where} shows it with {_told(write)}",
+                    self.accuse(
+                        "b", self.by_id.get(name), f"{where} shows it with {told(write)}",
                         "whose author had seen it",
                     )  # fmt: skip
                 else:
@@ -377,9 +150,9 @@ class _Key:
             if write is None or write.op == DELETE or name in names:
                 continue
             if not self.justified(name, names, get.returned, strict=True):
-                self._accuse(
+                self.accuse(
                     "c", write, f"{where} lacks it, though its floor (the context of "
-                    f"{get.context}) covers it", f"shown instead: {_list(names)}",
+                    f"{get.context}) covers it", f"shown instead: {listed(names)}",
                 )  # fmt: skip
         clock = source.clock if source is not None else None
         for name, dot in get.shown:
@@ -390,16 +163,16 @@ class _Key:
                     continue
             elif not any(write.id in floor for write in self.successors(name)):
                 continue
-            self._accuse(
+            self.accuse(
                 "c", self.by_id.get(name), f"{where} shows it, though its floor (the context of "
-                f"{get.context}) had seen it replaced", f"the floor carried {_list(floor)}",
+                f"{get.context}) had seen it replaced", f"the floor carried {listed(floor)}",
             )  # fmt: skip
 
     def _gone_stays_gone(
         self, shown: tuple[Shown, ...], began: float, where: str, strict: bool, owners: int = 0
     ) -> None:
         for name, dot in shown:
-            for write in (*self.successors(name), *self._deleted_by_store(dot)):
+            for write in (*self.successors(name), *self.deleted_by_store(dot)):
                 if not write.acknowledged or write.returned >= began:
                     continue
                 if not write.by_store and not self.replaces(write, name, dot):
@@ -409,10 +182,10 @@ class _Key:
                 if not strict and not overlaps:
                     self.report.count("stale reads")
                 else:
-                    self._accuse(
+                    self.accuse(
                         "e" if strict else "h",
                         self.by_id.get(name),
-                        f"{where} shows it, but it was replaced by {_told(write)}",
+                        f"{where} shows it, but it was replaced by {told(write)}",
                         "whose author had seen it",
                     )
                 break
@@ -429,9 +202,9 @@ class _Key:
             ):
                 continue
             successors = list(self.successors(write.id))
-            why = [f"{_told(s)} had seen it, but isn't there either" for s in successors[:3]]
-            self._accuse(
-                "a", write, f"{where} lacks it", f"shown instead: {_list(names)}",
+            why = [f"{told(s)} had seen it, but isn't there either" for s in successors[:3]]
+            self.accuse(
+                "a", write, f"{where} lacks it", f"shown instead: {listed(names)}",
                 *(why or ["no write whose author had seen it replaced it"]),
             )  # fmt: skip
 
@@ -466,13 +239,13 @@ class _Key:
             self.report.count("stale reads")
         for write in missing:
             if self._overlap(write, get.owners):
-                self._accuse(
+                self.accuse(
                     "h",
                     write,
-                    f"answer {get.id} to {_who(get)} at {get.invoked:.3f}..{get.returned:.3f} "
+                    f"answer {get.id} to {who(get)} at {get.invoked:.3f}..{get.returned:.3f} "
                     f"lacks it, though {write.owners} of {self.n} owners had acknowledged it and "
                     f"{get.owners} answered",
-                    f"shown instead: {_list(names)}",
+                    f"shown instead: {listed(names)}",
                 )
 
     def _overlap(self, write: Operation, owners: int) -> bool:
@@ -482,64 +255,4 @@ class _Key:
     def _copies_equal(self) -> None:
         owners = [copy for copy in self.copies if copy.owner]
         if len({(copy.clock, copy.siblings) for copy in owners}) > 1:
-            self.report.add(
-                "d", self.name, "", f"key {self.name}: owners differ", *self._stands("")
-            )
-
-    # Telling
-
-    def _accuse(self, promise: str, write: Operation | None, *lines: str) -> None:
-        if write is None:  # told already: nobody wrote it
-            return
-        self.report.add(promise, self.name, write.id, _told(write), *lines, *self._stands(write.id))
-
-    def _stands(self, name: str) -> list[str]:
-        """Where each replica stands, for the end of a story."""
-        lines = []
-        for copy in sorted(self.copies, key=lambda c: c.node):
-            held = [
-                _named(s.id) + (f" at {dot_text(s.dot)}" if s.dot else "") for s in copy.siblings
-            ]
-            has = (
-                ""
-                if not name
-                else ("has it; " if name in {s.id for s in copy.siblings} else "lacks it; ")
-            )
-            claims = [
-                d for d in sorted(self.dots.get(name, ())) if copy.clock and copy.clock.covers(d)
-            ]
-            claimed = f"; its clock claims {', '.join(map(dot_text, claims))}" if claims else ""
-            role = "" if copy.owner else " (no owner)"
-            lines.append(f"  {copy.node}{role}: {has}holds {', '.join(held) or 'nothing'}{claimed}")
-        return lines
-
-
-def _new_dots(answer: Clock, sent: Clock) -> list[Dot]:
-    """Dots that `answer` claims and `sent` doesn't, the first few."""
-    found: list[Dot] = []
-    for actor, n in sorted(answer.vector.items()):
-        first = max(sent.vector.get(actor, 0) + 1, n - NEW_DOTS_MAX)
-        found += [(actor, i) for i in range(first, n + 1) if not sent.covers((actor, i))]
-    found += [dot for dot in sorted(answer.dots) if not sent.covers(dot)]
-    return found[:NEW_DOTS_MAX]
-
-
-def _who(operation: Operation) -> str:
-    session = f" (session {operation.session})" if operation.session else ""
-    return f"{operation.client}{session}"
-
-
-def _told(write: Operation) -> str:
-    outcome = " with unknown outcome" if write.outcome == UNKNOWN else ""
-    return (
-        f"{write.op} {write.id} of key {write.key} by {_who(write)}, "
-        f"{write.invoked:.3f}..{write.returned:.3f}{outcome}"
-    )
-
-
-def _named(name: str) -> str:
-    return name or "a tombstone"
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"
+            self.report.add("d", self.name, "", f"key {self.name}: owners differ", *self.stands(""))

@@ -17,7 +17,8 @@ from dynamo_core.history import (
     Shown,
     from_lines,
 )
-from dynamo_core.history_check import VIOLATIONS_MAX, Report, check
+from dynamo_core.history_check import check
+from dynamo_core.history_report import VIOLATIONS_MAX, Report
 from dynamo_core.versions import Clock, Dot
 
 A, B = b"\0\0\0\1" + b"a" * 12, b"\0\0\0\2" + b"b" * 12

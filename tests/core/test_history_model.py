@@ -24,7 +24,8 @@ from dynamo_core.history import (
     Shown,
     from_lines,
 )
-from dynamo_core.history_check import Report, check
+from dynamo_core.history_check import check
+from dynamo_core.history_report import Report
 from dynamo_core.versions import Clock, Dot
 
 REPLICAS = 3

@@ -22,7 +22,8 @@ from dynamo_core import objects
 from dynamo_core.actors import Minter, actor_bytes
 from dynamo_core.get_quorum import GetQuorum
 from dynamo_core.history import ACKNOWLEDGED, Operation
-from dynamo_core.history_check import Report, check
+from dynamo_core.history_check import check
+from dynamo_core.history_report import Report
 from dynamo_core.objects import Object
 from dynamo_core.versions import Clock, Dot
 from dynamo_core.wire import Op

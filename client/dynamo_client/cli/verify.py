@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dynamo_client.cli.trial import Trial
     from dynamo_client.client import DynamoClient, Protocol
     from dynamo_core.history import History, ReplicaCopy
-    from dynamo_core.history_check import Report
+    from dynamo_core.history_report import Report
 
 _SHOW_EVERY_S: Final = 0.25
 _ASK_EVERY_S: Final = 0.5
