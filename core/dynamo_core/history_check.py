@@ -30,7 +30,6 @@ what replaced it; where dots and clocks are recorded that is told apart and
 counted as an echo, where they aren't it is accused.
 """
 
-
 from dynamo_core.history import (
     DELETE,
     REFUSED,
