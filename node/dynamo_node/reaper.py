@@ -21,9 +21,8 @@ from dynamo_core.reaping import CANDIDATES_MAX, Answer, Attempt, Circumstances, 
 from dynamo_core.records import DIGEST_BYTES
 from dynamo_core.rounds import PREFIX, UNKNOWN, Kept, Listed, State
 from dynamo_core.wire import Code, Type
-from dynamo_node.digests import partition_range
 from dynamo_node.inbound import Inbound
-from dynamo_node.storage import META, OBJECTS, prefix_end
+from dynamo_node.storage import META, prefix_end
 from dynamo_node.tombstones import Tombstones
 
 if TYPE_CHECKING:
@@ -475,36 +474,15 @@ class Reaper:
         return kept is not None and any(entry.skey == skey for entry in kept.entries)
 
     def _too_old(self, partition: int, reap_round: int) -> None:
-        """A round was committed that this disk never said yes to: its copy counts as lost."""
-        node = self._node
-        if not node.standing.counts(partition) or partition in self._carrying:
-            return
-        log.warning(
-            "partition %d: this disk is older than reap round %d; its copy is deleted unread",
-            partition,
-            reap_round,
-        )
-        node.standing.emptied(partition)
-        self._rounds.forget_promises(partition)
-        self._carrying.add(partition)
-        node.in_background(self._wipe(partition))
+        """A round was committed that this disk never said yes to: it blocks what follows.
 
-    async def _wipe(self, partition: int) -> None:
-        node, ring = self._node, self._node.topology.ring
-        assert ring is not None
-        try:
-            await node.disk.store.durable()  # it abstains before the first record goes
-            start, end = partition_range(ring, partition)
-            while pairs := await node.disk.store.scan_async(OBJECTS, start, end, BITE_KEYS):
-                async with node.slices.slice("reaping"):
-                    for skey, _ in pairs:
-                        obj = await self._own(skey)
-                        if obj is not None:
-                            leaf = objects.leaf(skey[DIGEST_BYTES:], objects.head_of(obj))
-                            await self._remove(Listed(skey, leaf))
-                start = pairs[-1][0] + b"\x00"
-        finally:
-            self._carrying.discard(partition)
+        Its copy is kept: deleting it is only safe once the others are known to be complete.
+        """
+        me = self._node.topology.number
+        reason = f"its disk never agreed to round {reap_round}, which others have committed"
+        if self.blockers.get(partition, {}).get(me) != reason:
+            log.warning("partition %d: %s", partition, reason)
+        self.blockers[partition] = {me: reason}
 
     # For people
 
