@@ -1,4 +1,4 @@
-"""Lost disks with real nodes: what was acknowledged comes back, and nobody claims absence before."""
+"""Lost disks with real nodes: what was acknowledged comes back; before, nobody says "absent"."""
 
 import shutil
 from collections.abc import Callable
