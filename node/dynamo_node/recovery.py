@@ -98,22 +98,19 @@ class Recovery:
         others = [o for o in ring.slots[partition] if o != node.topology.number]
         try:
             too_old = await node.reaper.before_pull(partition, others)
-            others = [o for o in others if o not in too_old]
-            stands = dict(
-                zip(
-                    others,
-                    await asyncio.gather(*(self._merge_from(partition, o) for o in others)),
-                    strict=True,
-                )
-            )
+            wanted = [o for o in others if o not in too_old]
+            lacks = await self._merge_all(partition, wanted)
+            # A copy that is too old to be merged is as good as an empty one.
+            stands: dict[int, Lack | None] = dict.fromkeys(too_old, Lack.EMPTY)
+            stands.update(zip(wanted, lacks, strict=True))
             await node.disk.store.durable()
         except DynamoError as error:
             log.warning("partition %d can't be recovered now: %s", partition, error)
             return
-        merged = self._merged.get(partition, {})
+        merged = {*self._merged.get(partition, {}), *too_old}
         lack = node.standing.lack(partition)
         doubtful = self._doubtful.get(partition, set())
-        verdict = recovery.judge(lack, stands, set(merged), node.config.w, doubtful)
+        verdict = recovery.judge(lack, stands, merged, node.config.w, doubtful)
         if not verdict.counts:
             if self._waits_for.get(partition) != verdict.waits_for:
                 log.info("partition %d waits for %s", partition, verdict.waits_for)
@@ -128,6 +125,16 @@ class Recovery:
         self._merged.pop(partition, None)
         self._waits_for.pop(partition, None)
         self._doubtful.pop(partition, None)
+
+    async def _merge_all(self, partition: int, owners: list[int]) -> list[Lack | None]:
+        """`_merge_from` for each; waits for all of them before it raises what one met."""
+        pulls = (self._merge_from(partition, owner) for owner in owners)
+        lacks: list[Lack | None] = []
+        for lack in await asyncio.gather(*pulls, return_exceptions=True):
+            if isinstance(lack, BaseException):
+                raise lack
+            lacks.append(lack)
+        return lacks
 
     async def _merge_from(self, partition: int, owner: int) -> Lack | None:
         """Merge all that `owner` holds; what it lacks itself, None if it can't be had now."""
@@ -146,20 +153,37 @@ class Recovery:
             worst = max(worst, page.lack)
             if page.entries:
                 async with self._node.slices.slice("recovery"):
-                    after = self._merge(page)
+                    after = await self._merge(page)
             if page.last:
                 merged[owner] = link.incarnation
                 return worst
 
-    def _merge(self, page: Page) -> bytes:
-        """Merge a page's objects; they are fsynced before the partition counts."""
-        after = b""
+    async def _merge(self, page: Page) -> bytes:
+        """Merge a page's objects durably; returns the last one's place.
+
+        Raises whatever refused one of them, a full disk for instance: a copy that was
+        merged but for one object doesn't count.
+        """
+        after, left = b"", len(page.entries)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def merged(error: BaseException | None) -> None:
+            nonlocal left
+            left -= 1
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            elif not left:
+                done.set_result(None)
+
         for key, obj in page.entries:
             digest = position(key)
             after = digest + key
-            self._node.replica.merge(key, digest, obj, page.reap_round, _noted)
+            self._node.replica.merge(key, digest, obj, page.reap_round, merged, sync=True)
             self._keys += 1
             self._bytes += len(key) + len(obj)
+        await done
         return after
 
     async def _page(self, owner: int, ask: Ask) -> Page | None:
@@ -249,7 +273,3 @@ class Recovery:
             if reasons:
                 facts["waits_for"] = reasons
         return facts
-
-
-def _noted(error: BaseException | None) -> None:
-    """A merge that fails breaks the store, or is of an older round and to be left out."""

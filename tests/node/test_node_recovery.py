@@ -109,6 +109,29 @@ def test_schedule_23_all_disks_wiped_serve_only_after_a_persons_word(
     assert others[0].get(b"new").body == b"v"
 
 
+def test_a_copy_that_a_full_disk_refused_does_not_count(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    made = make_cluster()
+    node, other, _ = made.nodes
+    for key in KEYS:
+        assert other.put(key, b"v-" + key, w=3).status == 204
+    _wipe(node)
+    storage = node.settings["storage"]
+    node.settings["storage"] = {**storage, "reserve_bytes": 1 << 50}
+    node.start()
+    node.wait_ready()
+    until(lambda: node.log().count("can't be recovered now"), "it has tried to rebuild")
+    assert node.status()["state"] == "recovering"
+    assert node.status()["recovery"]["partitions_left"] > 0
+    node.kill()
+    node.settings["storage"] = storage
+    node.start()
+    node.wait_ready()
+    _up(node)
+    made.wait_equal()
+
+
 def test_all_nodes_that_start_empty_for_the_first_time_are_complete(
     make_cluster: Callable[..., Cluster],
 ) -> None:
