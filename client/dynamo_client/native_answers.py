@@ -131,7 +131,7 @@ def _outcome(kind: int, payload: bytes, node: str) -> Outcome:
     try:
         code, text = unpack_error(payload)
         meant = _CODES[Code(code)]
-    except (Corrupt, ValueError) as error:
+    except (Corrupt, ValueError, KeyError) as error:
         raise _unexpected(f"an error that isn't known ({code}: {text})", node) from error
     if code == Code.EXPIRED:
         text = "the deadline had passed when the request arrived; nothing was begun"

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.client.native_node import CLUSTER_ID, NativeNode
 from tests.client.real_cluster import RealCluster, why_no_real_cluster
@@ -347,6 +347,7 @@ def test_siblings_carry_what_the_answer_carries() -> None:
 
 
 @given(st.integers(0, 255), st.binary(max_size=80))
+@example(int(Type.ERROR), b"\x07 what only nodes say to each other")
 def test_any_bytes_are_an_answer_or_one_of_our_errors(kind: int, payload: bytes) -> None:
     for each in (kind, Type.OPERATION_REPLY, Type.ERROR):
         with suppress(DynamoClientError):
