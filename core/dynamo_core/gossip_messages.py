@@ -34,6 +34,8 @@ NO_CHECK: Final = bytes(CHECK_BYTES)
 
 _RING: Final = Struct(">Q16s")
 _INCARNATION_BYTES: Final = 8
+EVENT_BYTES: Final = 56
+"""The longest that an event becomes."""
 
 
 class Facts(NamedTuple):
@@ -41,7 +43,8 @@ class Facts(NamedTuple):
 
     `recovering`: partitions it can't yet believe its own disk for. `share_percent`:
     the part of its time that it can spare for others' background work.
-    `unreachable`: numbers, sorted, of the peers it has no connection to.
+    `unreachable`: numbers, sorted, of the peers it has no connection to. `read_only`:
+    its disk takes nothing more.
     """
 
     state: str
@@ -52,6 +55,7 @@ class Facts(NamedTuple):
     recovering: int = 0
     share_percent: int = 100
     unreachable: tuple[int, ...] = ()
+    read_only: bool = False
 
 
 class Entry(NamedTuple):
@@ -167,8 +171,14 @@ def pack_entry(out: bytearray, entry: Entry) -> None:
     _put(body, facts.recovering)
     body.append(facts.share_percent)
     _put_numbers(body, facts.unreachable[:UNREACHABLE_MAX])
+    body.append(facts.read_only)
     _put(out, len(body))
     out += body
+
+
+def entry_bytes(entry: Entry) -> int:
+    """The longest that an entry becomes."""
+    return 96 + 5 * len(entry.facts.unreachable)
 
 
 def pack_event(event: Event) -> bytes:
@@ -315,6 +325,7 @@ def _entry(reader: _Reader) -> Entry:
             body.number(U32_MAX),
             min(100, body.take(1)[0]),
             body.numbers(UNREACHABLE_MAX),
+            not body.done and body.take(1) != b"\x00",
         ),
     )
 

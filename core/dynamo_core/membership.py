@@ -37,6 +37,8 @@ DEPARTED_MAX: Final = 64
 """Authors that are no members any more whose logs are kept, those of the highest numbers."""
 ENTRIES_MAX: Final = 512
 """Entries, and logs, in one message; the rest follows in the next round."""
+DELTA_BYTES_MAX: Final = 256 << 10
+"""What one message gives, roughly: in a torn cluster each entry names everybody else."""
 FIGURES_S: Final = 10.0
 """Counts of keys and hints are told no more often: they change with every write."""
 _SALT_BITS: Final = 16
@@ -110,6 +112,8 @@ class Membership:
                 and (old.keys is None) == (facts.keys is None)
                 and bool(old.hints_pending) == bool(facts.hints_pending)
                 and bool(old.recovering) == bool(facts.recovering)
+                # Others work for it at the pace that it told: less is news, more can wait.
+                and 2 * facts.share_percent > old.share_percent
             )
             if calm and self._figures_said is not None and now < self._figures_said + FIGURES_S:
                 return False
@@ -236,11 +240,22 @@ class Membership:
         return self._items
 
     def _give(self, entries: Iterable[int], logs: Iterable[int]) -> Delta:
-        found = [self._entries[n] for n in entries if n in self._entries]
+        """What is asked for, as far as one message goes; the next round asks for the rest."""
+        room = DELTA_BYTES_MAX
+        found: list[Entry] = []
+        for entry in (self._entries[n] for n in entries if n in self._entries):
+            if room <= 0 or len(found) == ENTRIES_MAX:
+                break
+            found.append(entry)
+            room -= messages.entry_bytes(entry)
         events: list[Event] = []
-        for author in list(logs)[:ENTRIES_MAX]:
-            events += self._logs.get(author, {}).values()
-        return Delta(entries=tuple(found[:ENTRIES_MAX]), events=tuple(events))
+        for author in logs:
+            if room <= 0:
+                break
+            log = self._logs.get(author, {}).values()
+            events += log
+            room -= messages.EVENT_BYTES * len(log)
+        return Delta(entries=tuple(found), events=tuple(events))
 
     def _take(self, delta: Delta) -> None:
         for entry in delta.entries:

@@ -99,6 +99,7 @@ def _condition(node: "Node", member: Member, nobody: set[int]) -> dict[str, Any]
         "keys": None if told is None else told.keys,
         "hints_pending": 0 if told is None else told.hints_pending,
         "incarnation": incarnation.hex(),
+        "read_only": told is not None and told.read_only,
         "partitions_recovering": 0 if told is None else told.recovering,
     }
 

@@ -8,10 +8,10 @@ or learns. All of it is for display and advice, never proof.
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dynamo_core import membership as rules
+from dynamo_core.admission import SHARE_FIRST
 from dynamo_core.errors import Corrupt
 from dynamo_core.frames import Frame, RingName
 from dynamo_core.gossip_messages import (
@@ -28,7 +28,7 @@ from dynamo_core.gossip_messages import (
 )
 from dynamo_core.membership import Membership, next_generation
 from dynamo_core.ring import Ring
-from dynamo_core.wire import Code, Type
+from dynamo_core.wire import Type
 from dynamo_node.inbound import Inbound
 from dynamo_node.storage import META
 
@@ -104,10 +104,20 @@ class Gossip:
         """What that member said of itself last."""
         return self.membership.facts(number)
 
-    def told(self, number: int) -> dict[str, Any] | None:
-        """What a job of this node's background may want to know of a peer."""
-        facts = self.membership.facts(number)
-        return None if facts is None else {"background_share": facts.share_percent / 100}
+    def spared(self, number: int) -> float:
+        """The part of its time that a peer can spare for this node's deliveries.
+
+        Everybody who keeps hints works for it at once, so what it told is divided among
+        them. What it told in an earlier life says nothing: it begins modestly.
+        """
+        links = self._node.topology.links
+        link, facts = links.get(number), self.membership.facts(number)
+        told = SHARE_FIRST
+        if link is not None and facts is not None and facts.incarnation == link.incarnation:
+            told = facts.share_percent / 100
+        keepers = (self.membership.facts(n) for n, other in links.items() if other.up)
+        others = sum(1 for f in keepers if f is not None and f.hints_pending)
+        return told / (1 + others)
 
     def history(self) -> list[dict[str, Any]]:
         """The history as people read it; each line has the clock of the node that entered it."""
@@ -154,10 +164,8 @@ class Gossip:
 
     def _compare(self, number: int, theirs: RingName) -> None:
         mine = self._node.topology.name
-        if theirs < mine:
-            self._node.coordinator.on_stale_ring(number, Code.NOT_READY)
-        elif theirs > mine:
-            self._node.coordinator.on_stale_ring(number, Code.STALE_RING)
+        if theirs != mine:
+            self._node.exchange_rings(number, teach=theirs < mine)
 
     # What this node says
 
@@ -196,17 +204,17 @@ class Gossip:
 
     def _facts(self) -> Facts:
         node = self._node
-        pending: Mapping[str, int] = node.facts()["hints_pending"]
         state = node.state
         return Facts(
             state if state in STATES else "joining",
             node.incarnation,
             node.replica.key_count,
-            sum(pending.values()),
+            sum(node.replica.hints.pending().values()),
             node.topology.name,
             sum(1 for p in node.standing.recovering if p in node.topology.owned),
             round(100 * node.slices.share),
             tuple(sorted(n for n, link in node.topology.links.items() if not link.up)),
+            node.disk_health.read_only,
         )
 
     # On disk

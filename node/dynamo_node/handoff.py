@@ -2,12 +2,14 @@
 
 Owns one bounded loop per target with hints: while the target is healthy, its
 hints are read in batches, sent with the demand for an fsync, and removed only
-after it has acknowledged, unless they changed meanwhile. Whatever fails is
-tried again for ever; nothing but an acknowledgement removes a hint.
+after it has acknowledged, unless they changed meanwhile. It keeps to the share
+of its time that the target can spare. Whatever fails is tried again for ever;
+nothing but an acknowledgement removes a hint.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -27,9 +29,9 @@ BATCH_HINTS: Final = 128
 BATCH_BYTES: Final = 1 << 20
 ACK_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 0.5
-READ_ONLY_RETRY_S: Final = 2.0
+PAUSE_MAX_S: Final = 8.0
+"""Between two tries with a target that takes nothing, a full disk for instance."""
 _REAPED: Final = bytes((wire.Code.REAPED,))
-_READ_ONLY: Final = bytes((wire.Code.READ_ONLY,))
 
 
 class Handoff:
@@ -41,26 +43,37 @@ class Handoff:
         replica: Replica,
         topology: Topology,
         slices: Slices,
+        spared: Callable[[int], float],
     ) -> None:
         self._store = store
         self._slices = slices
         self._replica = replica
         self._topology = topology
+        self._spared = spared
+        """The part of its time that a target can spare for what comes from here."""
         self._wake = asyncio.Event()
         self._delivering: set[int] = set()
+        self._after: dict[int, bytes] = {}
+        """Where the next pass over a target's hints goes on; the first place without one."""
+        self._pauses: dict[int, float] = {}
+        self._due: dict[int, float] = {}
         self._damaged: set[bytes] = set()
         self.delivered = 0
 
     def wake(self) -> None:
-        """A target may be reachable again."""
+        """A target may be reachable again, or another one than before."""
+        self._due.clear()
         self._wake.set()
 
     async def run(self) -> None:
         """Deliver for ever; cancelled at shutdown, and every delivery with it."""
+        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as deliveries:
             while True:
                 for target in sorted(self._replica.hints.by_target):
                     if target not in self._delivering and self._may_deliver(target):
+                        if loop.time() < self._due.get(target, 0.0):
+                            continue
                         self._delivering.add(target)
                         deliveries.create_task(self._deliver(target))
                 self._wake.clear()
@@ -75,33 +88,51 @@ class Handoff:
         return link.healthy
 
     async def _deliver(self, target: int) -> None:
-        """One pass over the target's hints; what fails waits for the next pass."""
+        """One pass over the target's hints, until it takes nothing of a batch or all were sent.
+
+        The next pass goes on behind that batch, later each time: whatever the target
+        refuses is not sent to it again and again, and stops no other hint.
+        """
         prefix = target.to_bytes(4, "big")
-        start, end = prefix, prefix_end(prefix)
-        name = self._topology.host_name(target)
+        end = prefix_end(prefix)
+        taken_any = False
         try:
             while self._may_deliver(target):
-                async with self._slices.slice("handoff"):
+                start = self._after.get(target, prefix)
+                async with self._slices.slice("handoff", self._spared(target)):
                     batch = await self._store.scan_async(
                         HINTS, start, end, BATCH_HINTS, BATCH_BYTES
                     )
                     if batch:
-                        start = batch[-1][0] + b"\x00"
-                        refused = await self._deliver_batch(target, batch)
+                        sent, taken = await self._deliver_batch(target, batch)
                 if not batch:
+                    self._after.pop(target, None)
                     break
-                if refused:  # its disk is full: look again now and then
-                    await asyncio.sleep(READ_ONLY_RETRY_S)
-                    return
-            if target not in self._replica.hints.by_target:
-                log.info("all hints for %s are delivered", name)
+                self._after[target] = batch[-1][0] + b"\x00"
+                taken_any = taken_any or taken > 0
+                if sent and not taken:
+                    break
         except DynamoError as error:
-            log.warning("hints for %s: %s", name, error)
+            log.warning("hints for %s: %s", self._topology.host_name(target), error)
         finally:
             self._delivering.discard(target)
+            self._passed(target, taken_any)
 
-    async def _deliver_batch(self, target: int, batch: list[tuple[bytes, bytes]]) -> bool:
-        """Whether the target's disk takes nothing more: the rest waits for a later pass."""
+    def _passed(self, target: int, taken_any: bool) -> None:
+        """A pass has ended: when the next one is due."""
+        if target not in self._replica.hints.by_target:
+            for state in (self._after, self._pauses, self._due):
+                state.pop(target, None)
+            log.info("all hints for %s are delivered", self._topology.host_name(target))
+            return
+        held = RETRY_S / 2 if taken_any else self._pauses.get(target, RETRY_S / 2)
+        self._pauses[target] = pause_s = min(PAUSE_MAX_S, 2 * held)
+        self._due[target] = asyncio.get_running_loop().time() + pause_s
+
+    async def _deliver_batch(
+        self, target: int, batch: list[tuple[bytes, bytes]]
+    ) -> tuple[int, int]:
+        """How many hints were sent, and how many of them are done with."""
         link = self._topology.links.get(target)
         name = self._topology.host_name(target)
         sent, asks = [], []
@@ -121,14 +152,17 @@ class Handoff:
                 asks.append(link.ask(wire.Type.WRITE, payload, ACK_TIMEOUT_S))
             else:
                 asks.append(self._give_to_owners(key, record.obj, reap_round, payload))
+        taken = 0
         answers = await asyncio.gather(*asks)
         for (place, data), (kind, payload) in zip(sent, answers, strict=True):
             if kind == wire.Type.WRITTEN:
                 self._replica.hints.forget(place, data)
                 self.delivered += 1
+                taken += 1
             elif kind == wire.Type.ERROR and payload[:1] == _REAPED:
                 self._refused_as_reaped(target, place, data)
-        return any(kind == wire.Type.ERROR and data[:1] == _READ_ONLY for kind, data in answers)
+                taken += 1
+        return len(sent), taken
 
     async def _give_to_owners(
         self, key: bytes, obj: bytes, reap_round: int, payload: bytes

@@ -70,15 +70,19 @@ class Node:
         self.replica.on_new_incarnation = self._new_incarnation
         self.replica.ring_name = lambda: self.topology.name
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
-        self.coordinator.on_stale_ring = self._ring_trouble
+        self.coordinator.on_stale_ring = lambda number, code: self.exchange_rings(
+            number, teach=code == Code.NOT_READY
+        )
         self.coordinator.counts = self.standing.counts
         self.disk_health = DiskHealth(lambda: outside.free_bytes(config), config.reserve_bytes)
         self.replica.read_only = self.replica.hints.read_only = lambda: self.disk_health.read_only
         self.slices = Slices()
         self.coordinator.admission = self.slices.admission
         self.recovery = Recovery(self)
-        self.handoff = Handoff(disk.store, self.replica, self.topology, self.slices)
         self.gossip = Gossip(self)
+        self.handoff = Handoff(
+            disk.store, self.replica, self.topology, self.slices, self.gossip.spared
+        )
         self.reaper = Reaper(self)
         self.pings = Pings(self)
         self.antientropy = AntiEntropy(self)
@@ -367,14 +371,14 @@ class Node:
         for link in self.topology.links.values():
             link.reconnect()
 
-    def _ring_trouble(self, number: int, code: int) -> None:
+    def exchange_rings(self, number: int, teach: bool) -> None:
         """A peer's ring differs: teach it, or learn from it.
 
         Every request finds that out again, and a ring is long: one exchange at a time.
         """
         if number not in self._exchanging:
             self._exchanging.add(number)
-            self.in_background(self._exchange_rings(number, teach=code == Code.NOT_READY))
+            self.in_background(self._exchange_rings(number, teach))
 
     async def _exchange_rings(self, number: int, teach: bool) -> None:
         try:

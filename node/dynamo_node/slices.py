@@ -14,7 +14,6 @@ Forbidden here: what the jobs do, and the decision about the share.
 """
 
 import asyncio
-from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -24,6 +23,8 @@ DECIDE_S: Final = 1.0
 BITE_MAX_S: Final = 0.25
 """A bite counts no more: the rest of a longer one was waiting for somebody else."""
 WAIT_MAX_S: Final = 5.0
+AT_MOST_MIN: Final = 0.001
+"""What a peer can spare counts as this much at least: `WAIT_MAX_S` is longer anyway."""
 
 
 class Slices:
@@ -44,7 +45,8 @@ class Slices:
     def slice(self, kind: str, at_most: float = 1.0) -> "_Slice":
         """Do one bite inside; leaving waits until the next one is due, `WAIT_MAX_S` at most.
 
-        `at_most` is the share of a peer that has to work for this bite as well. A bite
+        `at_most` is the part of a peer's time, which has to work for this bite as well, that
+        this job may take. A bite
         that fails waits too, so that failing isn't faster; one that is cancelled doesn't.
         """
         return _Slice(self, kind, at_most)
@@ -75,15 +77,9 @@ class Slices:
         took_s = min(took_s, BITE_MAX_S)
         self._used_s[kind] = self._used_s.get(kind, 0.0) + took_s
         self._since_decided_s += took_s
-        share = max(SHARE_MIN, min(self.share, at_most))
-        mine = share / (len(self._jobs) * self._jobs[kind])
+        mine = max(SHARE_MIN, self.share) / (len(self._jobs) * self._jobs[kind])
+        mine = max(AT_MOST_MIN, min(mine, at_most))
         return min(took_s * (1 / mine - 1), WAIT_MAX_S)
-
-
-def share_told(facts: Mapping[str, Any] | None) -> float:
-    """The share that a peer can spare for others' background work, as it said itself."""
-    told = None if facts is None else facts.get("background_share")
-    return float(told) if isinstance(told, int | float) and 0 <= told <= 1 else 1.0
 
 
 class _Slice:

@@ -89,7 +89,7 @@ def _handoff(store: Store, replica: Replica, peers: dict[int, Peer]) -> Handoff:
         host_name=lambda n: f"node {n}",
         place=lambda key: Place(position(key), 0, (1, 2, 3), ()),
     )
-    return Handoff(store, replica, topology, Slices())
+    return Handoff(store, replica, topology, Slices(), lambda number: 1.0)
 
 
 async def test_a_silent_target_holds_up_nobody(store: Store, replica: Replica) -> None:
@@ -154,6 +154,69 @@ async def test_hints_for_a_member_that_has_left_go_to_the_owners_of_now(
     assert set(peers[2].written) == {b"a", b"b"}
     for key in (b"a", b"b"):
         assert isinstance(store.peek(OBJECTS, position(key) + key), bytes), "this node is an owner"
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@pytest.mark.parametrize("code", [wire.Code.READ_ONLY, wire.Code.STALE_RING, wire.Code.STORAGE])
+async def test_a_target_that_takes_nothing_is_tried_in_turn_and_ever_more_rarely(
+    store: Store, replica: Replica, monkeypatch: pytest.MonkeyPatch, code: wire.Code
+) -> None:
+    monkeypatch.setattr(handoff, "BATCH_HINTS", 2)
+    monkeypatch.setattr(handoff, "RETRY_S", 0.05)
+    monkeypatch.setattr(handoff, "PAUSE_MAX_S", 0.1)
+    full = True
+
+    async def refuses(key: bytes) -> int:
+        return wire.Type.ERROR if full else wire.Type.WRITTEN
+
+    class Refusing(Peer):
+        async def ask(self, kind: int, payload: bytes, timeout_s: float) -> tuple[int, bytes]:
+            answer, _ = await super().ask(kind, payload, timeout_s)
+            return answer, bytes((code,)) if answer == wire.Type.ERROR else b""
+
+    peer = Refusing("full", refuses)
+    keys = [b"k%d" % n for n in range(20)]
+    await _keep(store, replica, 2, *keys)
+    running = asyncio.create_task(_handoff(store, replica, {2: peer}).run())
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await _until(lambda: len(peer.written) >= 20)
+    took_s = loop.time() - began
+    assert set(peer.written) == set(keys), "nobody is tried twice before all had their turn"
+    assert took_s > 0.8, "ten batches, after pauses of 0.05, 0.1, 0.1 s and so on"
+    full = False
+    await _until(lambda: replica.hints.by_target == {})
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_delivery_keeps_to_what_its_target_can_spare(
+    store: Store, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handoff, "BATCH_HINTS", 1)
+    slices = Slices()
+    slices.admission.share = 0.9
+    loop = asyncio.get_running_loop()
+    sent_at: list[float] = []
+
+    async def slowly(key: bytes) -> int:
+        sent_at.append(loop.time())
+        await asyncio.sleep(0.02)
+        return wire.Type.WRITTEN
+
+    topology: Any = SimpleNamespace(
+        links={2: Peer("busy", slowly)}, number=1, ring=object(), host_name=str
+    )
+    await _keep(store, replica, 2, *(b"k%d" % n for n in range(4)))
+    running = asyncio.create_task(
+        Handoff(store, replica, topology, slices, {2: 0.1}.__getitem__).run()
+    )
+    await _until(lambda: replica.hints.by_target == {})
+    # A tenth of the time: each bite of 20 ms is followed by nine of them.
+    assert sent_at[-1] - sent_at[0] > 3 * 0.18
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
