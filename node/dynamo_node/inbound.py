@@ -7,6 +7,7 @@ connection. What requests do belongs to `service`.
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -19,6 +20,13 @@ from dynamo_node.framing import FramedProtocol
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
+KEEPALIVE: Final = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 60,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
+}
+"""Seconds and tries after which a client that went dark no longer holds its connection."""
 CLIENTS_MAX: Final = 4096
 CONNECTIONS_MAX: Final = CLIENTS_MAX + 2048
 """Of all roles: clients, who prove nothing, can't take what nodes need to reach each other."""
@@ -64,6 +72,9 @@ class Inbound(FramedProtocol):
             self.abort()
             return
         self._connections.add(self)
+        if (plug := self.transport.get_extra_info("socket")) is not None:
+            for (level, option), value in KEEPALIVE.items():
+                plug.setsockopt(level, option, value)
         self._timer = self.loop.call_later(HANDSHAKE_TIMEOUT_S, self.abort)
 
     def frame_received(self, frame: Frame) -> None:
@@ -142,4 +153,14 @@ class Inbound(FramedProtocol):
             self._timer.cancel()
         self.reply(0, Type.WELCOME, b"")
         if hello.role != ROLE_CLIENT:
+            self._end_older(hello)
             self._service.peer_called(hello)
+
+    def _end_older(self, hello: Hello) -> None:
+        """A node holds one connection here; who calls anew has given up the last one.
+
+        Whoever went dark could not say so, and an incarnation that is replaced wouldn't.
+        """
+        for other in [c for c in self._connections if c is not self and c.hello is not None]:
+            if other.hello.role != ROLE_CLIENT and other.hello.number == hello.number != 0:
+                other.abort()

@@ -15,6 +15,7 @@ incarnation, which is always safe and costs a clock entry.
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from dynamo_core import wire
@@ -25,7 +26,10 @@ from dynamo_node.storage import META, Store
 
 log = logging.getLogger(__name__)
 
-CONFIRM_TIMEOUT_S: Final = 1.0
+CONNECT_TIMEOUT_S: Final = 1.5
+"""How long a peer that isn't connected is waited for: it may be down."""
+ANSWER_TIMEOUT_S: Final = 4.0
+"""How long one is that is: it is there, and its disk or its processor may be slow."""
 POLL_S: Final = 0.02
 KNOWN_MAX: Final = 64
 """Incarnations remembered of each node, the living one included; the oldest go first."""
@@ -76,36 +80,36 @@ class Known:
 
 
 async def confirmed(links: Iterable[Link], lease: Lease) -> bool:
-    """Ask every peer within CONFIRM_TIMEOUT_S; True when a majority of them confirms."""
+    """Ask every peer that connects in time; True when a majority of all confirms."""
     everybody = list(links)
     needed = len(everybody) // 2 + 1
     if not everybody:
         return False
     payload = wire.pack_lease(lease)
+    asks = [asyncio.ensure_future(_ask(link, payload)) for link in everybody]
+    granted = refused = 0
     try:
-        async with asyncio.timeout(CONFIRM_TIMEOUT_S):
-            asks = [asyncio.ensure_future(_ask(link, payload)) for link in everybody]
-            try:
-                granted = refused = 0
-                for answer in asyncio.as_completed(asks):
-                    if await answer:
-                        granted += 1
-                    else:
-                        refused += 1
-                    if granted >= needed:
-                        return True
-                    if refused > len(everybody) - needed:
-                        return False
-            finally:
-                for ask in asks:
-                    ask.cancel()
-    except TimeoutError:
-        pass
+        for answer in asyncio.as_completed(asks):
+            if await answer:
+                granted += 1
+            else:
+                refused += 1
+            if granted >= needed:
+                return True
+            if refused > len(everybody) - needed:
+                return False
+    finally:
+        for ask in asks:
+            ask.cancel()
     return False
 
 
 async def _ask(link: Link, payload: bytes) -> bool:
-    while not link.up:  # noqa: ASYNC110 - being dialled; the caller bounds this wait
-        await asyncio.sleep(POLL_S)
-    kind, reply = await link.ask(Type.LEASE, payload, CONFIRM_TIMEOUT_S)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            while not link.up:  # noqa: ASYNC110 - being dialled
+                await asyncio.sleep(POLL_S)
+    if not link.up:
+        return False
+    kind, reply = await link.ask(Type.LEASE, payload, ANSWER_TIMEOUT_S)
     return kind == Type.LEASE_REPLY and reply == b"\x01"

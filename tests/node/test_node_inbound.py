@@ -1,5 +1,6 @@
 """Inbound: clients can't take the connections that nodes need to reach each other."""
 
+import socket
 from typing import Any, cast
 
 import pytest
@@ -42,12 +43,16 @@ class _Transport:
     def __init__(self) -> None:
         self.reader = FrameReader()
         self.said: list[int] = []
+        self.options: dict[tuple[int, int], int] = {}
 
     def write(self, data: bytes) -> None:
         self.said += [frame.type for frame in self.reader.feed(data)]
 
-    def get_extra_info(self, name: str) -> None:
-        return None
+    def get_extra_info(self, name: str) -> Any:
+        return self if name == "socket" else None
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self.options[level, option] = value
 
     def set_write_buffer_limits(self, high: int) -> None:
         pass
@@ -78,3 +83,12 @@ async def test_a_node_is_welcome_where_clients_fill_their_share(
     assert said == [[Type.CHALLENGE, Type.WELCOME]] * 3 + [[Type.REFUSED]]
     assert _greeted(connections, Caller(PEER, "me", b"n" * 16).hello()) == [Type.CHALLENGE]
     assert inbound.CONNECTIONS_MAX > 4096, "and there is room for nodes beside all clients"
+
+
+async def test_a_client_that_goes_dark_is_noticed_by_the_kernel() -> None:
+    connection, transport = Inbound(cast(Any, _Service()), set()), _Transport()
+    connection.connection_made(cast(Any, transport))
+    assert transport.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
+    assert transport.options[socket.IPPROTO_TCP, socket.TCP_KEEPIDLE] <= 300
+    assert connection._timer is not None
+    connection._timer.cancel()
