@@ -35,6 +35,11 @@ def partition_range(ring: Ring, partition: int) -> tuple[bytes, bytes]:
     return start, merkle.first_place(partition, merkle.SEGMENTS, ring.partitions)
 
 
+def leaf_of(place: bytes, obj: bytes | None) -> bytes | None:
+    """The hash-tree leaf of the encoded object at digest + key, None for none; or Corrupt."""
+    return None if obj is None else objects.leaf(place[DIGEST_BYTES:], objects.head_of(obj))
+
+
 def cursor(place: bytes) -> str:
     """Where a page ended, for the next one."""
     return urlsafe_b64encode(place).rstrip(b"=").decode()

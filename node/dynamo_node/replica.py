@@ -8,9 +8,9 @@ most are answered at once and a task for each would cost more than the work.
 Forbidden here: the network, and who is asked for what.
 """
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 from dynamo_core import objects, records
@@ -23,6 +23,7 @@ from dynamo_core.records import DIGEST_BYTES, Record, Stamp
 from dynamo_core.ring import partition_of
 from dynamo_core.rounds import Rounds
 from dynamo_core.versions import Clock, Dot
+from dynamo_node.awaiting import given
 from dynamo_node.config import HINTS_BYTES_MAX, Limits
 from dynamo_node.disk import Disk, new_incarnation
 from dynamo_node.hints import HintStore
@@ -143,9 +144,7 @@ class Replica:
 
     async def read_async(self, key: bytes, digest: bytes, owners: tuple[int, ...]) -> bytes | None:
         """`read` as a coroutine."""
-        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self.read(key, digest, owners, future.set_result, future.set_exception)
-        return await future
+        return await given(partial(self.read, key, digest, owners))
 
     def read_own(self, skey: bytes, done: WithValue, damaged: Callable[[Corrupt], None]) -> None:
         """The encoded object of this node's own record at digest + key, hints left aside."""
@@ -159,6 +158,10 @@ class Replica:
             done(obj)
 
         self._turns.take(OBJECTS, skey, found)
+
+    async def read_own_async(self, skey: bytes) -> bytes | None:
+        """`read_own` as a coroutine; raises Corrupt for a damaged record."""
+        return await given(partial(self.read_own, skey))
 
     # Writing
 
