@@ -96,8 +96,9 @@ class Config:
     log_level: str = "info"
     memory_bytes: int = 256 << 20
     hints_bytes_max: int = HINTS_BYTES_MAX
-    reserve_bytes: int = 256 << 20
-    """Free space below which the node is read-only: flushes and compactions need room."""
+    reserve_bytes: int | None = None
+    """Free space below which the node is read-only: flushes and compactions need room.
+    None: `disk_health.headroom_bytes` of the disk."""
 
     @property
     def on_loopback(self) -> bool:
@@ -165,8 +166,11 @@ def parse(raw: object) -> Config:
         log_level=log.choice("level", ("info", "debug", "warning", "error")),
         memory_bytes=storage.integer("memory_bytes", 16 << 20, 1 << 40, 256 << 20),
         hints_bytes_max=storage.integer("hints_bytes_max", 0, 1 << 50, HINTS_BYTES_MAX),
-        reserve_bytes=storage.integer("reserve_bytes", 0, 1 << 50, 256 << 20),
+        reserve_bytes=storage.integer("reserve_bytes", 0, 1 << 50)
+        if "reserve_bytes" in storage.raw
+        else None,
     )
+    storage.known.add("reserve_bytes")
     for section in (cluster, node, quorum, limits, timing, log, storage, reader):
         section.no_others()
     problems = reader.problems

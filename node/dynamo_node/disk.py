@@ -142,7 +142,7 @@ async def open_disk(config: Config, outside: Outside = REAL) -> Disk:
     Raises CallerError for a disk that is not this node's, StorageError for one
     that doesn't work.
     """
-    store = outside.open_store(config)
+    store = outside.open_store(config, True)
     try:
         return await _identified(store, config, outside)
     except BaseException:

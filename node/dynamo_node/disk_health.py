@@ -24,6 +24,14 @@ NEAR_CHECK_S: Final = 0.1
 NEAR: Final = 8
 AGAIN: Final = 1.25
 """Times the reserve that must be free before writes are taken again."""
+RESERVE_BYTES: Final = 256 << 20
+RESERVE_SHARE: Final = 10
+"""The reserve is a tenth of the disk, at most RESERVE_BYTES, unless it is configured."""
+
+
+def headroom_bytes(disk_bytes: int) -> int:
+    """The reserve of a disk of that size: half of it is what the log may grow to."""
+    return min(RESERVE_BYTES, disk_bytes // RESERVE_SHARE)
 
 
 class DiskHealth:

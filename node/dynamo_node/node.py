@@ -23,7 +23,7 @@ from dynamo_node.antientropy import AntiEntropy
 from dynamo_node.config import Config
 from dynamo_node.coordinator import Coordinator
 from dynamo_node.disk import Clean, Disk, new_incarnation, open_disk
-from dynamo_node.disk_health import DiskHealth
+from dynamo_node.disk_health import RESERVE_BYTES, DiskHealth, headroom_bytes
 from dynamo_node.gossip import Gossip
 from dynamo_node.handoff import Handoff
 from dynamo_node.inbound import Inbound
@@ -67,6 +67,7 @@ class Node:
         self.replica = Replica(disk, config.limits, outside, config.hints_bytes_max)
         self.trees = Trees(disk.store)
         self.replica.on_change = self.trees.changed
+        self.replica.on_emptied.append(self._emptied)
         self.replica.on_new_incarnation = self._new_incarnation
         self.replica.ring_name = lambda: self.topology.name
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
@@ -74,7 +75,7 @@ class Node:
             number, teach=code == Code.NOT_READY
         )
         self.coordinator.counts = self.standing.counts
-        self.disk_health = DiskHealth(lambda: outside.free_bytes(config), config.reserve_bytes)
+        self.disk_health = DiskHealth(lambda: outside.free_bytes(config), _reserve(config, outside))
         self.replica.read_only = self.replica.hints.read_only = lambda: self.disk_health.read_only
         self.slices = Slices()
         self.coordinator.admission = self.slices.admission
@@ -99,6 +100,7 @@ class Node:
         self._ring_lock = asyncio.Lock()
         self._incarnation_lock = asyncio.Lock()
         self._exchanging: set[int] = set()
+        self._counting = 0
         self._write_ids = (outside.random_bytes(8), 0)
         disk.store.on_broken = self._store_broke
 
@@ -202,14 +204,23 @@ class Node:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task failed: %r", error, exc_info=error)
 
+    def _emptied(self, partition: int, start: bytes, end: bytes) -> None:
+        self.trees.emptied(partition)
+        self.in_background(self._count_keys())
+
     async def _count_keys(self) -> None:
+        self._counting += 1
+        count_number = self._counting
+        while self.disk.store.dirty:  # a snapshot now would lack what is counted already
+            await asyncio.sleep(0)
         counted_from = self.replica.keys_since_count
         try:
             count = await self.disk.store.count(OBJECTS)
         except StorageError as error:
             log.error("the keys can't be counted: %s", error)
             return
-        self.replica.keys = count - counted_from
+        if count_number == self._counting:  # else another one began later, and knows more
+            self.replica.keys = count - counted_from
 
     def _store_broke(self, error: StorageError) -> None:
         # Nothing in memory is trusted any more. The process ends without the
@@ -448,6 +459,16 @@ class Node:
             "uptime_seconds": round(asyncio.get_running_loop().time() - self._started, 3),
             "pid": os.getpid(),
         }
+
+
+def _reserve(config: Config, outside: Outside) -> int:
+    if config.reserve_bytes is not None:
+        return config.reserve_bytes
+    try:
+        return headroom_bytes(outside.size_bytes(config))
+    except OSError as error:
+        log.warning("the size of the disk isn't known: %s", error)
+        return RESERVE_BYTES
 
 
 async def start_node(config: Config, outside: Outside = REAL) -> Node:

@@ -13,28 +13,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamo_core.errors import CallerError
+from dynamo_node import opening
 from dynamo_node.config import SYNC, Config
-from dynamo_node.storage import META, StorageError, Store, families_in
+from dynamo_node.disk_health import headroom_bytes
+from dynamo_node.opening import StorageError, families_in
+from dynamo_node.storage import FAMILIES, META, Store
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def open_rocksdb(config: Config) -> Store:
-    """The node's RocksDB under its data_dir, made when there is none.
+def open_rocksdb(config: Config, create: bool) -> Store:
+    """The node's RocksDB under its data_dir; with `create` it is made when there is none.
 
-    Raises CallerError for a RocksDB that isn't of this store, StorageError for
-    one that doesn't work.
+    Raises CallerError for what is not this store's or can't be used as it stands,
+    StorageError for a disk that doesn't work.
     """
-    path = config.data_dir / "db"
+    path = opening.made(config.data_dir, create)
+    known = sorted(families_in(path))
+    if known and META not in known:
+        raise CallerError(
+            f"{path} is a RocksDB with the column families {', '.join(known)}, not one of this "
+            f"store, which has {', '.join(FAMILIES)}; name another data_dir"
+        )
     try:
-        config.data_dir.mkdir(parents=True, exist_ok=True)
-        path.mkdir(exist_ok=True)
+        wal_bytes_max = headroom_bytes(size_bytes(config)) // 2
     except OSError as error:
         raise StorageError(f"data_dir {config.data_dir}: {error.strerror}") from error
-    known = set(families_in(path))
-    if known and META not in known:
-        raise CallerError(f"{path} is a RocksDB, but not of this store; name another data_dir")
-    return Store(path, sync=config.durability == SYNC, memory_bytes=config.memory_bytes)
+    return Store(
+        path,
+        sync=config.durability == SYNC,
+        memory_bytes=config.memory_bytes,
+        wal_bytes_max=wal_bytes_max,
+    )
 
 
 def boot_id() -> str:
@@ -56,6 +66,12 @@ def free_bytes(config: Config) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def size_bytes(config: Config) -> int:
+    """How large the node's filesystem is; raises OSError."""
+    found = os.statvfs(config.data_dir)
+    return found.f_blocks * found.f_frsize
+
+
 @dataclass(frozen=True, slots=True)
 class Outside:
     """One node's world; the defaults are the real one."""
@@ -63,8 +79,9 @@ class Outside:
     random_bytes: Callable[[int], bytes] = os.urandom
     wall_ms: Callable[[], int] = wall_ms
     boot_id: Callable[[], str] = boot_id
-    open_store: Callable[[Config], Store] = open_rocksdb
+    open_store: Callable[[Config, bool], Store] = open_rocksdb
     free_bytes: Callable[[Config], int] = free_bytes
+    size_bytes: Callable[[Config], int] = size_bytes
 
 
 REAL = Outside()

@@ -8,9 +8,10 @@ the batch that isn't written yet.
 
 No call here blocks the event loop: a read that memory can't answer goes to a
 thread, and a write that RocksDB would stall is tried again a little later.
-After a failed write or sync nothing in memory is trusted: the store is broken,
-everybody who waits is told, and the node has to reopen it under a new
-incarnation.
+After a failed write, sync or read nothing in memory is trusted: the store is
+broken, everybody who waits is told, and the node has to reopen it under a new
+incarnation. A closed store lets go of everything that would hold RocksDB open,
+so that the same process may open it again.
 
 Forbidden here: what the bytes mean.
 """
@@ -20,25 +21,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, Never, TypeAlias
 
-from rocksdict import (
-    BlockBasedOptions,
-    Cache,
-    ColumnFamily,
-    DBCompressionType,
-    Options,
-    Rdict,
-    RdictIter,
-    ReadOptions,
-    WriteBatch,
-    WriteOptions,
-)
+from rocksdict import ColumnFamily, Rdict, RdictIter, ReadOptions, WriteBatch, WriteOptions
 
 from dynamo_core.errors import DynamoError
+from dynamo_node import opening
+from dynamo_node.opening import StorageError as StorageError
+from dynamo_node.opening import meaning
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +49,16 @@ GATHER_S: Final = 0.001
 LOADERS: Final = 2
 COUNT_BITE: Final = 500
 """Keys counted before others get the interpreter's lock."""
-LOG_FILES_KEPT: Final = 3
 
 Done: TypeAlias = Callable[[BaseException | None], None]
 Loaded: TypeAlias = Callable[[bytes | None], None]
 
 
-class StorageError(DynamoError):
-    """The disk or RocksDB refused; the cause is chained."""
+class _Shut(dict[str, Any]):
+    """Stands for the handles of a closed store: whoever comes late gets a clear error."""
+
+    def __missing__(self, family: str) -> Never:
+        raise StorageError("the store is closed")
 
 
 class Unread:
@@ -75,11 +71,14 @@ UNREAD: Final = Unread()
 class Store:
     """An open RocksDB; every method but `scan` and `open` belongs to the event loop.
 
-    `on_broken` is called once, on the loop, when a write or sync has failed.
+    `on_broken` is called once, on the loop, when a write, sync or read has failed.
     """
 
-    def __init__(self, path: Path, *, sync: bool, memory_bytes: int) -> None:
+    def __init__(
+        self, path: Path, *, sync: bool, memory_bytes: int, wal_bytes_max: int = 1 << 40
+    ) -> None:
         self._sync = sync
+        self._path = path
         self._broken: StorageError | None = None
         self._closed = False
         self.on_broken: Callable[[StorageError], None] = lambda error: None
@@ -89,10 +88,10 @@ class Store:
         A write that RocksDB stalls calls them again: they put only what is new.
         """
         try:
-            options = _options(memory_bytes)
+            options = opening.settings(memory_bytes, wal_bytes_max)
             self._db = Rdict(str(path), options, dict.fromkeys(FAMILIES, options))
         except Exception as error:  # rocksdict raises plain Exception
-            raise StorageError(f"the store at {path} can't be opened: {error}") from error
+            raise opening.opening_failed(path, error) from error
         self._families: dict[str, Rdict] = {f: self._db.get_column_family(f) for f in FAMILIES}
         self._handles: dict[str, ColumnFamily] = {
             f: self._db.get_column_family_handle(f) for f in FAMILIES
@@ -101,6 +100,7 @@ class Store:
         self._write_options.no_slowdown = True
         self._overlay: dict[str, dict[bytes, bytes | None]] = {f: {} for f in FAMILIES}
         self._batch = WriteBatch(raw_mode=True)
+        self._ranges: list[tuple[str, bytes, bytes]] = []  # deleted before all that the overlay has
         self._dirty = False
         self._scheduled = False
         self._tick_waiters: list[Done] = []
@@ -128,7 +128,9 @@ class Store:
         if overlay and key in overlay:
             return overlay[key]
         if self._broken is not None:
-            raise self._broken
+            raise self._unusable()
+        if self._ranges and any(f == family and s <= key < e for f, s, e in self._ranges):
+            return None
         found, value = self._families[family].key_may_exist(key, True)  # type: ignore[misc]
         if not found:
             return None
@@ -138,14 +140,18 @@ class Store:
         """Read `key` from disk in a thread, together with the tick's other loads.
 
         The caller must hold back writes to `key` until `done` is called. When
-        the read fails the store is broken and `done` is not called.
+        the read fails, or the store does meanwhile, `done` is not called.
         """
+        if self._broken is not None:
+            raise self._unusable()
         if not self._to_load:
             self._loop.call_soon(self._start_loads)
         self._to_load.append((family, key, done))
 
     def _start_loads(self) -> None:
         wanted, self._to_load = self._to_load, []
+        if self._closed or self._broken is not None:
+            return
         future = self._loop.run_in_executor(self._loaders, self._multi_get, wanted)
         future.add_done_callback(lambda f: self._loads_done(wanted, f))
 
@@ -165,6 +171,7 @@ class Store:
         error = future.exception()
         if error is not None:
             self._break(error)
+        if self._broken is not None:
             return
         for (_, _, done), value in zip(wanted, future.result(), strict=True):
             try:
@@ -182,47 +189,72 @@ class Store:
         Raises StorageError for what can't be read: an end that is none would pass
         for the end of the keys.
         """
+        if self._broken is not None:
+            raise self._unusable()
         options = ReadOptions()
         options.set_iterate_upper_bound(end)
         pairs: list[tuple[bytes, bytes]] = []
         size = 0
         iterator = self._families[family].iter(options)
-        iterator.seek(start)
-        while iterator.valid() and len(pairs) < limit and size < bytes_max:
-            key, value = iterator.key(), iterator.value()
-            pairs.append((key, value))
-            size += len(value)
-            iterator.next()
-        _check(iterator, family)
+        try:
+            iterator.seek(start)
+            while iterator.valid() and len(pairs) < limit and size < bytes_max:
+                key, value = iterator.key(), iterator.value()
+                pairs.append((key, value))
+                size += len(value)
+                iterator.next()
+            self._check(iterator, family)
+        finally:
+            del iterator  # an error's traceback would hold it, and it the database
         return pairs
 
     async def scan_async(
         self, family: str, start: bytes, end: bytes, limit: int, bytes_max: int = 1 << 62
     ) -> list[tuple[bytes, bytes]]:
         """`scan` in a thread; what the present tick wrote isn't seen."""
+        self._check_open()
         return await self._loop.run_in_executor(
             self._loaders, self.scan, family, start, end, limit, bytes_max
         )
 
     async def count(self, family: str) -> int:
         """Exact number of keys now, counted in a thread from a snapshot; or StorageError."""
-        snapshot = self._families[family].snapshot()
+        self._check_open()
+        iterator: RdictIter | None = self._families[family].snapshot().iter()
 
         def counted() -> int:
-            iterator = snapshot.iter()
-            iterator.seek_to_first()
-            keys = 0
-            while iterator.valid():
-                keys += 1
-                iterator.next()
-                if keys % COUNT_BITE == 0:
-                    time.sleep(0)  # the loop waits for the interpreter's lock
-                    if self._closed:
-                        raise StorageError(f"the store was closed before {family} were counted")
-            _check(iterator, family)
-            return keys
+            nonlocal iterator
+            assert iterator is not None
+            try:
+                iterator.seek_to_first()
+                keys = 0
+                while iterator.valid():
+                    keys += 1
+                    iterator.next()
+                    if keys % COUNT_BITE == 0:
+                        time.sleep(0)  # the loop waits for the interpreter's lock
+                        if self._closed:
+                            raise StorageError(f"the store was closed before {family} were counted")
+                self._check(iterator, family)
+                return keys
+            finally:
+                iterator = None  # as in `scan`
 
         return await self._loop.run_in_executor(self._loaders, counted)
+
+    def _check_open(self) -> None:
+        if self._closed or self._broken is not None:
+            raise self._unusable()
+
+    def _check(self, iterator: RdictIter, family: str) -> None:
+        """An iterator ends at the first damaged block as it does at the last key."""
+        try:
+            iterator.status()
+        except Exception as error:
+            # Whatever was read through it may be as wrong: the store is given up.
+            error = error.with_traceback(None)
+            self._loop.call_soon_threadsafe(self._break, error)
+            raise meaning(error, f"a part of {family} can't be read", self._path) from error
 
     # Writing
 
@@ -238,6 +270,20 @@ class Store:
         """Add a deletion to the tick's batch."""
         self._batch.delete(key, self._handles[family])
         self._overlay[family][key] = None
+        self._dirty = True
+        if not self._scheduled:
+            self._schedule()
+
+    def delete_range(self, family: str, start: bytes, end: bytes) -> None:
+        """Add the deletion of every start <= key < end; what the tick puts afterwards stays.
+
+        A `load` in flight may still bring what was there: its caller has to know.
+        """
+        self._batch.delete_range(start, end, self._handles[family])
+        self._ranges.append((family, start, end))
+        overlay = self._overlay[family]
+        for key in [k for k in overlay if start <= k < end]:
+            del overlay[key]
         self._dirty = True
         if not self._scheduled:
             self._schedule()
@@ -283,6 +329,7 @@ class Store:
                 for put_more in self.before_write:
                     put_more()
             except Exception as error:  # what belongs together would be written apart
+                log.error("what belongs to a write can't be put: %r", error, exc_info=error)
                 self._scheduled = False
                 self._break(error)
                 return
@@ -299,6 +346,7 @@ class Store:
                 self._break(error)
                 return
             self._batch = WriteBatch(raw_mode=True)
+            self._ranges.clear()
             self._dirty = False
             self._written += 1
             for overlay in self._overlay.values():
@@ -324,6 +372,8 @@ class Store:
     def _batch_again(self) -> WriteBatch:
         """The batch that RocksDB refused: rocksdict empties it all the same."""
         batch = WriteBatch(raw_mode=True)
+        for family, start, end in self._ranges:
+            batch.delete_range(start, end, self._handles[family])
         for family, overlay in self._overlay.items():
             handle = self._handles[family]
             for key, value in overlay.items():
@@ -372,12 +422,18 @@ class Store:
         if self._to_sync:
             self._sync_when_due()
 
+    @property
+    def dirty(self) -> bool:
+        """Whether the running tick has put anything: a snapshot now would lack it."""
+        return self._dirty
+
     # Failing and closing
 
     def _break(self, cause: BaseException) -> None:
         if self._broken is None:
-            self._broken = StorageError(f"the store failed: {cause}")
-            self._broken.__cause__ = cause
+            self._broken = meaning(cause, "the store failed", self._path)
+            # Its traceback holds frames, and they what holds the database open.
+            self._broken.__cause__ = cause.with_traceback(None)
             self.on_broken(self._broken)
         self._fail_waiters()
 
@@ -387,71 +443,51 @@ class Store:
         for done in waiters:
             done(self._broken)
 
+    def _unusable(self) -> StorageError:
+        """A fresh error for each who asks: one that is raised again and again grows."""
+        broken = self._broken
+        return StorageError("the store is closed") if broken is None else type(broken)(str(broken))
+
     @property
     def broken(self) -> StorageError | None:
         """Why this store can't be used any more, if so."""
         return self._broken
 
     async def close(self) -> None:
-        """Make everything durable and close; safe to call twice."""
+        """Make everything durable and close, whatever fails; safe to call twice.
+
+        Raises StorageError if something fails that wasn't known before. Afterwards the
+        folder can be opened again in this process.
+        """
         if self._closed:
             return
+        known, trouble = self._broken, None
+        if known is None:
+            try:
+                await self.durable()
+            except StorageError as error:
+                trouble = error
         self._closed = True
-        if self._broken is None:
-            await self.durable()
         self._requests.put(False)
-        await self._loop.run_in_executor(None, self._flusher.join)
-        self._loaders.shutdown(wait=True)
+        off_loop = partial(self._loop.run_in_executor, None)
+        await off_loop(self._flusher.join)
+        await off_loop(partial(self._loaders.shutdown, wait=True))
         # Each of them holds the database open, and its lock with it.
-        self._families.clear()
-        self._handles.clear()
+        self._families, self._handles = _Shut(), _Shut()
+        self._batch = WriteBatch(raw_mode=True)
         try:
-            await self._loop.run_in_executor(None, self._db.close)
+            await off_loop(self._db.close)
         except Exception as error:
-            if self._broken is None:  # else it is known already, and told
-                raise StorageError(f"the store can't be closed: {error}") from error
-
-
-def _check(iterator: RdictIter, family: str) -> None:
-    """An iterator ends at the first damaged block as it does at the last key."""
-    try:
-        iterator.status()
-    except Exception as error:
-        raise StorageError(f"a part of {family} can't be read: {error}") from error
+            if known is None and trouble is None:
+                trouble = StorageError(f"the store can't be closed: {error}")
+                trouble.__cause__ = error.with_traceback(None)
+        if self._broken is None:
+            self._broken = StorageError("the store is closed")
+        if trouble is not None:
+            raise trouble
 
 
 def prefix_end(prefix: bytes) -> bytes:
     """The first key after all that start with `prefix`."""
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes((trimmed[-1] + 1,)) if trimmed else b"\xff" * 64
-
-
-def families_in(path: Path) -> Iterable[str]:
-    """Column families of the store at `path`; none when there is no store yet."""
-    if not (path / "CURRENT").exists():
-        return ()
-    try:
-        return Rdict.list_cf(str(path), Options(raw_mode=True))
-    except Exception as error:
-        raise StorageError(f"the store at {path} can't be read: {error}") from error
-
-
-def _options(memory_bytes: int) -> Options:
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.create_missing_column_families(True)
-    # A quarter of the memory for writes, half for blocks; compaction and
-    # indexes take the rest. Large, few memtables keep write stalls rare.
-    options.set_write_buffer_size(max(4 << 20, memory_bytes // 8))
-    options.set_max_write_buffer_number(3)
-    options.set_max_background_jobs(2)
-    options.set_level_compaction_dynamic_level_bytes(True)
-    options.set_compression_type(DBCompressionType.lz4())
-    options.set_bytes_per_sync(1 << 20)
-    options.set_keep_log_file_num(LOG_FILES_KEPT)
-    options.set_max_total_wal_size(max(64 << 20, memory_bytes // 2))
-    table = BlockBasedOptions()
-    table.set_bloom_filter(10, False)
-    table.set_block_cache(Cache(memory_bytes // 2))
-    options.set_block_based_table_factory(table)
-    return options

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamo_node.opening import DamagedError
 from dynamo_node.storage import OBJECTS, StorageError, Store
 
 pytestmark = pytest.mark.timeout(20)
@@ -11,7 +12,10 @@ pytestmark = pytest.mark.timeout(20)
 KEYS = 500
 
 
-async def test_a_scan_that_meets_a_damaged_block_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ask", ["scan", "count"])
+async def test_what_meets_a_damaged_block_says_so_and_the_store_is_given_up(
+    tmp_path: Path, ask: str
+) -> None:
     store = Store(tmp_path, sync=False, memory_bytes=16 << 20)
     for at in range(KEYS):
         store.put(OBJECTS, b"%05d" % at, b"%05d" % at * 200)
@@ -24,11 +28,18 @@ async def test_a_scan_that_meets_a_damaged_block_says_so(tmp_path: Path) -> None
     data[middle : middle + 64] = bytes(64)
     table.write_bytes(data)
     store = Store(tmp_path, sync=False, memory_bytes=16 << 20)
+    broken: list[StorageError] = []
+    store.on_broken = broken.append
     try:
-        with pytest.raises(StorageError, match="can't be read"):
-            await store.scan_async(OBJECTS, b"", b"\xff", KEYS + 1)
-        with pytest.raises(StorageError, match="can't be read"):
-            await store.count(OBJECTS)
         assert len(await store.scan_async(OBJECTS, b"", b"\xff", 10)) == 10
+        with pytest.raises(DamagedError, match=f"objects can't be read: .*{table.name}"):
+            if ask == "scan":
+                await store.scan_async(OBJECTS, b"", b"\xff", KEYS + 1)
+            else:
+                await store.count(OBJECTS)
+        assert len(broken) == 1
+        assert f"move {tmp_path.parent} away" in str(broken[0])
+        with pytest.raises(DamagedError):
+            await store.scan_async(OBJECTS, b"", b"\xff", 10)
     finally:
         await store.close()

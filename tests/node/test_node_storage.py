@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tests.node.hooked_rocksdb import HookedRocksDB
 
-from dynamo_node import storage
+from dynamo_node import opening, storage
+from dynamo_node.opening import LockedError, families_in
 from dynamo_node.storage import (
     HINTS,
     META,
@@ -18,7 +19,6 @@ from dynamo_node.storage import (
     UNREAD,
     StorageError,
     Store,
-    families_in,
     prefix_end,
 )
 
@@ -253,7 +253,7 @@ async def test_a_failure_before_the_write_writes_nothing(opened: Opener) -> None
 async def test_a_disk_from_before_the_trees_gets_them(tmp_path: Path) -> None:
     path = tmp_path / "db"
     path.mkdir()
-    options = storage._options(16 << 20)
+    options = opening.settings(16 << 20, 1 << 40)
     old = storage.Rdict(str(path), options, dict.fromkeys((OBJECTS, HINTS, META), options))
     family = old.get_column_family(OBJECTS)
     family[b"k"] = b"v"
@@ -411,7 +411,7 @@ async def test_what_was_told_is_there_after_closing_and_opening(opened: Opener) 
 
 async def test_a_store_that_is_open_elsewhere_is_refused(opened: Opener, tmp_path: Path) -> None:
     opened()
-    with pytest.raises(StorageError, match="can't be opened"):
+    with pytest.raises(LockedError, match="can't be opened: this process itself has it open"):
         Store(tmp_path / "db", sync=True, memory_bytes=16 << 20)
     assert set(families_in(tmp_path / "db")) >= {OBJECTS, HINTS, META}
     assert list(families_in(tmp_path / "nothing")) == []

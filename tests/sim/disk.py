@@ -12,16 +12,17 @@ import asyncio
 from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
+from dynamo_node.opening import LockedError, StorageError
 from dynamo_node.storage import (
     FAMILIES,
     GATHER_S,
     UNREAD,
     Done,
     Loaded,
-    StorageError,
     Store,
     Unread,
 )
@@ -39,8 +40,13 @@ class Temper:
     unread_share: float = 0.05
     """Of the look-ups, how many memory can't answer."""
     full: bool = False
+    fails: bool = False
+    """Every write, sync and opening fails."""
     fails_next_sync: bool = False
     fails_next_write: bool = False
+
+    def error(self) -> OSError:
+        return OSError("No space left on device" if self.full else "I/O error")
 
 
 @dataclass
@@ -52,6 +58,11 @@ class SimDisk:
     unsynced: list[Batch] = field(default_factory=list)
     temper: Temper = field(default_factory=Temper)
     in_use: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever stored here."""
+        return not self.unsynced and not any(self.synced.values())
 
     def contents(self) -> dict[str, dict[bytes, bytes]]:
         """What a process would find now."""
@@ -70,11 +81,15 @@ class SimDisk:
 
     def cut_power(self) -> int:
         """A random prefix of what wasn't fsynced survives; how many batches are lost."""
-        kept = self.rng.randint(0, len(self.unsynced))
-        lost = len(self.unsynced) - kept
-        self.sync(kept)
-        self.unsynced.clear()
+        before = len(self.unsynced)
+        self.lose_unsynced()
+        lost = before - len(self.unsynced)
+        self.sync(len(self.unsynced))
         return lost
+
+    def lose_unsynced(self) -> None:
+        """Only a random prefix of what wasn't fsynced can still be read."""
+        del self.unsynced[self.rng.randint(0, len(self.unsynced)) :]
 
     def wipe(self) -> None:
         """A new, empty volume."""
@@ -104,11 +119,16 @@ def _apply(found: dict[str, dict[bytes, bytes]], batch: Batch) -> None:
 class SimStore(Store):
     """A `Store` without RocksDB and threads; delays are the disk's, on the loop's time."""
 
-    def __init__(self, disk: SimDisk, *, sync: bool) -> None:
+    def __init__(self, disk: SimDisk, *, sync: bool, create: bool = True) -> None:
         if disk.in_use:
-            raise StorageError("the store can't be opened: it is open elsewhere")
+            raise LockedError("the store can't be opened: it is open elsewhere")
+        if disk.temper.fails or disk.temper.full:
+            raise StorageError(f"the store can't be opened: {disk.temper.error()}")
+        if not create and disk.is_empty:
+            raise StorageError("the store can't be opened: its disk is empty")
         disk.in_use = True
         self.disk = disk
+        self._path = Path("/sim")
         self._sync = sync
         self._broken: StorageError | None = None
         self._closed = False
@@ -135,6 +155,8 @@ class SimStore(Store):
             return batch[key]
         if self._broken is not None:
             raise self._broken
+        if self._closed:
+            raise StorageError("the store is closed")
         disk = self.disk
         if disk.rng.random() < disk.temper.unread_share:
             return UNREAD
@@ -146,7 +168,7 @@ class SimStore(Store):
             self._loop.call_later(self._read_s(), loaded, value)
 
         def loaded(value: bytes | None) -> None:
-            if self._broken is None:
+            if self._broken is None and not self._closed:
                 done(value)
 
         self._loop.call_later(self._read_s(), read)
@@ -154,6 +176,8 @@ class SimStore(Store):
     def scan(
         self, family: str, start: bytes, end: bytes, limit: int, bytes_max: int = 1 << 62
     ) -> list[tuple[bytes, bytes]]:
+        if self._closed or self._broken is not None:
+            raise self._unusable()
         keys, held = self._sorted[family], self._held[family]
         pairs: list[tuple[bytes, bytes]] = []
         size = 0
@@ -191,6 +215,13 @@ class SimStore(Store):
     def delete(self, family: str, key: bytes) -> None:
         self._change(family, key, None)
 
+    def delete_range(self, family: str, start: bytes, end: bytes) -> None:
+        keys = self._sorted[family]
+        held = keys[bisect_left(keys, start) : bisect_left(keys, end)]
+        put = [key for key in self._batch_now[family] if start <= key < end]
+        for key in (*held, *put):
+            self._change(family, key, None)
+
     def _change(self, family: str, key: bytes, value: bytes | None) -> None:
         batch = self._batch_now[family]
         batch.pop(key, None)
@@ -227,9 +258,9 @@ class SimStore(Store):
                 return
             self._scheduled = False
             temper = self.disk.temper
-            if temper.full or temper.fails_next_write:
+            if temper.full or temper.fails or temper.fails_next_write:
                 temper.fails_next_write = False
-                self._break(OSError("No space left on device" if temper.full else "I/O error"))
+                self._break(temper.error())
                 return
             self._write()
         waiters, self._tick_waiters = self._tick_waiters, []
@@ -280,10 +311,12 @@ class SimStore(Store):
     def _synced(self, batches: Any) -> None:
         waiters, self._syncing = self._syncing or [], None
         temper = self.disk.temper
-        if temper.full or temper.fails_next_sync:
+        if temper.full or temper.fails or temper.fails_next_sync:
             temper.fails_next_sync = False
             self._to_sync = waiters + self._to_sync
-            self._break(OSError("No space left on device" if temper.full else "I/O error"))
+            # The kernel gives each failed page up once it has said so.
+            self.disk.lose_unsynced()
+            self._break(temper.error())
             return
         self.disk.sync(batches)
         self._ever_synced = True
@@ -297,9 +330,9 @@ class SimStore(Store):
     async def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
         try:
             if self._broken is None:
                 await self.durable()
         finally:
+            self._closed = True
             self.disk.in_use = False

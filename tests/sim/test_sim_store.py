@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from tests.sim.disk import SimDisk, SimStore
 
+from dynamo_node.opening import LockedError
 from dynamo_node.storage import HINTS, OBJECTS, StorageError, Store, Unread
 
 pytestmark = pytest.mark.timeout(20)
@@ -79,6 +80,28 @@ async def test_waiters_are_told_in_order_and_the_last_put_wins(opened: Opener) -
     assert await _read(store, OBJECTS, b"k") == b"4"
 
 
+async def test_a_range_is_deleted_whole_and_what_is_put_afterwards_stays(opened: Opener) -> None:
+    store = opened(True)
+    for key in (b"a", b"b", b"c", b"d"):
+        store.put(OBJECTS, key, b"old")
+        store.put(HINTS, key, b"old")
+    await store.durable()
+    store.put(OBJECTS, b"bb", b"this tick")
+    store.delete_range(OBJECTS, b"b", b"d")
+    store.put(OBJECTS, b"c", b"new")
+    assert store.dirty
+    assert [store.peek(OBJECTS, key) for key in (b"b", b"bb", b"c")] == [None, None, b"new"]
+    assert await _read(store, OBJECTS, b"d") == b"old"
+    await store.durable()
+    assert not store.dirty
+    left = [(b"a", b"old"), (b"c", b"new"), (b"d", b"old")]
+    assert await store.scan_async(OBJECTS, b"", b"\xff", 10) == left
+    assert await _read(store, OBJECTS, b"bb") is None
+    assert await store.count(HINTS) == 4
+    await store.close()
+    assert await opened(True).scan_async(OBJECTS, b"", b"\xff", 10) == left
+
+
 async def test_hooks_put_into_the_same_batch_and_only_when_something_was_put(
     opened: Opener,
 ) -> None:
@@ -112,7 +135,7 @@ async def test_scans_are_bounded_by_keys_count_and_bytes(opened: Opener) -> None
 async def test_what_is_closed_is_found_again_and_a_store_opens_once(opened: Opener) -> None:
     store = opened(False)
     store.put(OBJECTS, b"k", b"v")
-    with pytest.raises(StorageError, match="can't be opened"):
+    with pytest.raises(LockedError, match="can't be opened"):
         opened(False)
     await store.close()
     await store.close()

@@ -8,6 +8,7 @@ stop; and what befalls a process. Everything random comes from the seed.
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -15,13 +16,16 @@ from typing import Any, Final
 
 from tests.sim.disk import SimDisk, SimStore
 from tests.sim.loop import NodeLoop, Scheduler, SimFailure
+from tests.sim.losses import Losses
 from tests.sim.net import Network
+from tests.sim.shape import Shape
 
 from dynamo_core.contexts import Keyring
 from dynamo_core.errors import CallerError
 from dynamo_core.placement import Candidate, first_ring
 from dynamo_core.ring import Ring
-from dynamo_node.config import SYNC, Config, Timing
+from dynamo_node.config import SYNC, Config, Limits, Timing
+from dynamo_node.coordinator import Coordinator
 from dynamo_node.inbound import Inbound
 from dynamo_node.node import Node, start_node
 from dynamo_node.outside import Outside
@@ -55,8 +59,11 @@ class Machine:
             random_bytes=self.rng.randbytes,
             wall_ms=lambda: WALL_START_MS + int(self.world.now * 1000) + self.skew_ms,
             boot_id=lambda: f"{self.name}-boot-{self.boots}",
-            open_store=lambda config: SimStore(self.disk, sync=config.durability == SYNC),
+            open_store=lambda config, create: SimStore(
+                self.disk, sync=config.durability == SYNC, create=create
+            ),
             free_bytes=lambda config: self.free_bytes,
+            size_bytes=lambda config: 1 << 40,
         )
 
     @property
@@ -134,28 +141,19 @@ class Process:
 class World:
     """One cluster and its clock; `seed` decides everything."""
 
-    def __init__(
-        self,
-        seed: int,
-        nodes: int = 3,
-        n: int = 3,
-        r: int = 2,
-        w: int = 2,
-        partitions: int = 16,
-        durability: str = SYNC,
-    ) -> None:
+    def __init__(self, seed: int, shape: Shape) -> None:
         logging.getLogger("dynamo_node").setLevel(logging.CRITICAL + 1)
         self.seed = seed
+        self.shape = shape
         self.rng = Random(f"{seed}/world")
         self.scheduler = Scheduler()
         self.net = Network(self.scheduler, Random(f"{seed}/net"))
         self.faults: Counter[str] = Counter()
         self.trace: list[tuple[float, str, str]] | None = None
         self.ring: Ring | None = None
-        self.n = min(n, nodes)
+        self.losses = Losses()
         self._dead: list[Process] = []
-        self._partitions = partitions
-        self.machines = [Machine(self, f"node-{i}") for i in range(nodes)]
+        self.machines = [Machine(self, f"node-{i}") for i in range(shape.nodes)]
         keyring = Keyring(0, {0: bytes(32)})
         for machine in self.machines:
             machine.config = Config(
@@ -169,10 +167,20 @@ class World:
                 native_port=NATIVE_PORT,
                 admin_port=8081,
                 admin_token="t",
-                r=r,
-                w=w,
-                durability=durability,
-                timing=replace(Timing(), timeout_ms=2000, drain_ms=200),
+                r=shape.r,
+                w=shape.w,
+                reconciliation=shape.reconciliation,
+                durability=shape.durability,
+                limits=replace(Limits(), siblings_max=shape.siblings_max),
+                timing=replace(
+                    Timing(),
+                    timeout_ms=2000,
+                    drain_ms=200,
+                    hedge_ms=shape.hedge_ms,
+                    straggler_ms=shape.straggler_ms,
+                    reap_delay_ms=shape.reap_delay_ms,
+                ),
+                hints_bytes_max=shape.hints_bytes_max,
             )
 
     @property
@@ -199,8 +207,8 @@ class World:
                 for m in self.machines
                 if m.node is not None
             ],
-            self.n,
-            self._partitions,
+            self.shape.n,
+            self.shape.partitions,
             "2026-01-01T00:00:00Z",
         )
         for machine in self.machines:
@@ -221,8 +229,22 @@ class World:
             self.note(machine.name, "starts")
 
     def started(self, machine: Machine, node: Node) -> None:
+        self.losses.watch(node.replica)
+        self._watch_deadlines(machine.name, node.coordinator)
         if self.trace is not None:
             self._trace_mints(machine.name, node)
+
+    def _watch_deadlines(self, name: str, coordinator: Coordinator) -> None:
+        """No write is begun for a request whose time is over: its author has been told."""
+        real = coordinator._coordinate
+
+        def coordinate(operation: Any, context: Any, request: Any, place: Any) -> None:
+            if not request.remaining_s():
+                late = -request.remaining_s()
+                raise SimFailure(f"{name} begins a write {late:.3f} s after its deadline")
+            real(operation, context, request, place)
+
+        coordinator._coordinate = coordinate  # type: ignore[method-assign]
 
     def _trace_mints(self, name: str, node: Node) -> None:
         real = node.replica.mint
@@ -261,13 +283,23 @@ class World:
         machine.disk.in_use = False
         if power:
             self.net.power_off(process.loop)
-            lost = machine.disk.cut_power()
+            lost = self.forgets(machine, machine.disk.cut_power)
             machine.boots += 1
             self.faults["unsynced batches lost"] += lost
             self.note(machine.name, f"power cut, {lost} batches lost")
         else:
             self.net.process_gone(process.loop)
             self.note(machine.name, "is killed")
+
+    def forgets(self, machine: Machine, act: Callable[[], Any]) -> Any:
+        """Carry out `act`, in which a disk may lose what it held."""
+        buffered = self.shape.durability != SYNC
+        disk = machine.disk
+        before = disk.contents() if buffered else {f: {**p} for f, p in disk.synced.items()}
+        found = act()
+        others = [m.disk.contents() for m in self.machines if m is not machine]
+        self.losses.forgot(before, disk.contents(), others)
+        return found
 
     def stop(self, machine: Machine) -> None:
         """SIGTERM; it stays down until it is started."""
