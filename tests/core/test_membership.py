@@ -112,6 +112,14 @@ def test_figures_are_told_rarely_and_states_at_once() -> None:
     assert not a.say(FACTS._replace(keys=99, hints_pending=2, state="leaving"), 99.0)
 
 
+def test_a_share_that_halves_and_a_full_disk_are_told_at_once() -> None:
+    a = member(1)
+    assert not a.say(FACTS._replace(share_percent=51), 1.0)
+    assert a.say(FACTS._replace(share_percent=50), 1.0)
+    assert not a.say(FACTS._replace(share_percent=90), 1.5), "more can wait"
+    assert a.say(FACTS._replace(share_percent=50, read_only=True), 2.0)
+
+
 def test_strangers_get_no_entry_and_logs_are_bounded() -> None:
     a = member(1)
     stranger = Entry(9, 1, 1, FACTS)
@@ -143,6 +151,38 @@ def test_an_event_is_entered_once_and_survives_a_restart() -> None:
     assert again.kept == []
 
 
+def test_messages_are_bounded_in_a_torn_cluster_of_1000_and_everything_arrives() -> None:
+    a, b = (Membership(generation << 16) for generation in (1, 2))
+    everybody = range(1, 1001)
+    for number, one in ((1, a), (2, b)):
+        one.ring(number, everybody)
+        one.say(FACTS, 0.0)
+    # Half of them reach nobody of the other half, and each has a full log.
+    halves = everybody[::2], everybody[1::2]
+    known = Delta(
+        entries=tuple(
+            Entry(n, 5, 1, FACTS._replace(unreachable=tuple(halves[n % 2]))) for n in everybody[2:]
+        ),
+        events=tuple(
+            Event(n, 5, at, STARTED, n, at, b"incarn-9", 1_700_000_000_000)
+            for n in everybody
+            for at in range(1, LOG_EVENTS_MAX + 1)
+        ),
+    )
+    a.answer(messages.pack_delta(known), RING)
+    longest, rounds = 0, 0
+    while a.digest != b.digest:
+        caller, called = (a, b) if rounds % 2 else (b, a)
+        _, message = caller.follow(called.answer(caller.open(), RING))
+        assert message is not None
+        reply = called.answer(message, RING)
+        caller.conclude(reply)
+        longest, rounds = max(longest, len(message), len(reply)), rounds + 1
+        assert rounds < 20
+    assert 100_000 < longest < 400_000
+    assert len(b.events()) == 16 * 1000
+
+
 numbers = st.integers(1, messages.U32_MAX)
 facts = st.builds(
     Facts,
@@ -154,6 +194,7 @@ facts = st.builds(
     st.integers(0, messages.U32_MAX),
     st.integers(0, 100),
     st.sets(numbers, max_size=20).map(lambda found: tuple(sorted(found))),
+    st.booleans(),
 )
 generations = st.integers(0, messages.GENERATION_MAX)
 entries = st.builds(Entry, numbers, generations, numbers, facts)
