@@ -140,17 +140,18 @@ class PutQuorum:
         return self._stand_in_for(owner)
 
     def hedge(self) -> list[Send]:
-        """Replies are slow and W isn't reached: stand-ins for every owner still silent.
+        """Replies are slow and W isn't reached: a stand-in for every owner still waited for.
 
         The slow owners may still answer and then count; their hints are
-        delivered all the same, which changes nothing there.
+        delivered all the same, which changes nothing there. Said again, it asks the
+        next ones: a stand-in may be silent too.
         """
         if self.reached:
             return []
         sends: list[Send] = []
-        for node, hint_for in list(self._pending.items()):
-            if node != self.local:
-                sends += self._stand_in_for(hint_for or node, counted_only=True)
+        waited_for = (hint_for or n for n, hint_for in self._pending.items() if n != self.local)
+        for owner in list(dict.fromkeys(waited_for)):
+            sends += self._stand_in_for(owner, counted_only=True)
         # The silent ones may stay silent: they aren't counted on here.
         return sends + self._last_resort(self.got + (self.local in self._pending) + len(sends))
 

@@ -9,7 +9,8 @@ forwards it, and coordinates it itself only when no owner can be reached.
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -194,22 +195,41 @@ class Coordinator:
         place: Place,
         forwarded: bool,
     ) -> None:
-        topology = self.topology
-        read_only = self.replica.read_only()
-        if forwarded or (topology.number in place.owners and not read_only):
-            self._coordinate(operation, context, request, place)
+        if forwarded or self.topology.number in place.owners:
+            others = partial(self._forward, operation, context, request, place)
+            self._coordinate(operation, context, None if forwarded else others, request, place)
             return
-        # A stand-in can coordinate what this node's disk no longer takes.
-        able = (*place.owners, *place.others) if read_only else place.owners
-        owners = [o for o in able if o != topology.number and topology.healthy(o)]
-        if context.fastest in owners:
-            owners.remove(context.fastest)
-            owners.insert(0, context.fastest)
-        _Forward(self, operation, request, owners, partial(self._coordinate, operation, context))
+        unable = None
+        if self.replica.read_only():
+            unable = Outcome(Kind.OVERLOADED, detail="this node's disk is full")
+        self._forward(operation, context, request, place, unable)
+
+    def _forward(
+        self,
+        operation: Operation,
+        context: Context,
+        request: Request,
+        place: Place,
+        unable: Outcome | None,
+    ) -> None:
+        """Hand a write to an owner; `unable` says why this node can't take it itself."""
+        # A stand-in can coordinate what this node can't.
+        nodes = place.owners if unable is None else (*place.owners, *place.others)
+        nodes = tuple(n for n in nodes if n != self.topology.number)
+        if context.fastest in nodes:
+            nodes = (context.fastest, *(n for n in nodes if n != context.fastest))
+        here = partial(self._coordinate, operation, context, None)
+        _Forward(self, operation, request, nodes, here if unable is None else None, unable)
 
     def _coordinate(
-        self, operation: Operation, context: Context, request: Request, place: Place
+        self,
+        operation: Operation,
+        context: Context,
+        unable: Callable[[Outcome], None] | None,
+        request: Request,
+        place: Place,
     ) -> None:
+        """Coordinate a write here; `unable`, if given, is called where this node can't."""
         write = NewWrite(
             context.clock,
             adopt_clock=self.last_write_wins,
@@ -219,10 +239,7 @@ class Coordinator:
             value=None if operation.op == Op.DELETE else operation.value,
         )
         w = operation.quorum or self._config.w
-        try:
-            PutOperation(self, request, place, w, write).start()
-        except DynamoError as error:
-            request.answer(self.storage_trouble(error))
+        PutOperation(self, request, place, w, write, unable).start()
 
     def _delete_what_is_read(self, operation: Operation, request: Request, place: Place) -> None:
         """A delete without a context covers what a read of now shows, and nothing else."""
@@ -231,6 +248,10 @@ class Coordinator:
         def was_read(outcome: Outcome) -> None:
             if outcome.kind != Kind.VALUES:
                 answer(outcome)
+                return
+            if not request.remaining_ms():  # nobody waits for it any more
+                detail = "the read before the delete took all the time; nothing was deleted"
+                answer(Outcome(Kind.UNAVAILABLE, needed=outcome.needed, detail=detail))
                 return
             request.answer = answer
             context = self.keyring.open(operation.key, outcome.context)
@@ -269,10 +290,11 @@ class _TooLargeError(DynamoError):
 
 
 class _Forward:
-    """A write handed to an owner; the next one gets it when the first is silent.
+    """A write handed to one node after another, until one answers for it.
 
     All tries carry the same write id, so that a write which reached two
-    coordinators shows once.
+    coordinators shows once. Where none of `nodes` can, `coordinate_here` is what
+    is left; a node that can't has `unable` to say instead.
     """
 
     def __init__(
@@ -280,17 +302,18 @@ class _Forward:
         coordinator: Coordinator,
         operation: Operation,
         request: Request,
-        owners: list[int],
-        coordinate_here: Callable[[Request, Place], None],
+        nodes: Sequence[int],
+        coordinate_here: Callable[[Request, Place], None] | None,
+        unable: Outcome | None,
     ) -> None:
         self._coordinator = coordinator
         self._request = request
-        self._owners = owners
+        self._nodes = deque(nodes)
         self._coordinate_here = coordinate_here
+        self._unable = unable
         self._payload = wire.pack_operation(operation)
         self._asked: list[tuple[Link, int]] = []
         self._answered = False
-        self._waiting = 0
         self._best: Outcome | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._next()
@@ -300,26 +323,23 @@ class _Forward:
         if self._timer is not None:
             self._timer.cancel()
         remaining_ms = request.remaining_ms()
-        if not self._owners or not remaining_ms:
-            if self._waiting and remaining_ms:
-                self._timer = coordinator.loop.call_later(request.remaining_s(), self._next)
-            else:
-                self._last_resort()
+        while self._nodes and remaining_ms:
+            number = self._nodes.popleft()
+            link = coordinator.topology.links.get(number)
+            # Looked at only now: those asked before may have taken a while to be given up.
+            if link is None or not coordinator.topology.healthy(number):
+                continue
+            replied = partial(self._replied, number, len(self._asked))
+            request_id = link.request(
+                wire.Type.FORWARD, self._payload, remaining_ms, replied, request.trace
+            )
+            self._asked.append((link, request_id))
+            patience = min(FORWARD_PATIENCE_S, request.remaining_s() / 2)
+            self._timer = coordinator.loop.call_later(patience, self._next)
             return
-        link = coordinator.topology.links.get(self._owners.pop(0))
-        if link is None:  # a ring without it came meanwhile
-            self._next()
-            return
-        self._waiting += 1
-        request_id = link.request(
-            wire.Type.FORWARD, self._payload, remaining_ms, self._replied, request.trace
-        )
-        self._asked.append((link, request_id))
-        patience = min(FORWARD_PATIENCE_S, request.remaining_s() / 2)
-        self._timer = coordinator.loop.call_later(patience, self._next)
+        self._last_resort()
 
-    def _replied(self, kind: int, payload: bytes) -> None:
-        self._waiting -= 1
+    def _replied(self, number: int, place: int, kind: int, payload: bytes) -> None:
         if self._answered:
             return
         if kind == wire.Type.OPERATION_REPLY:
@@ -331,27 +351,29 @@ class _Forward:
                 self._answer(outcome)
                 return
             self._best = outcome or self._best
-        self._next()
+        else:
+            self._coordinator.reply_was_no(number, kind, payload)
+        if place == len(self._asked) - 1:  # else somebody else is being waited for
+            self._next()
 
     def _last_resort(self) -> None:
-        """No owner could: be the stand-in that coordinates, or say what was heard."""
+        """Nobody could: be the stand-in that coordinates, or say what was heard."""
         if self._answered:
             return
-        if not self._request.remaining_ms():
-            self._answer(
-                self._best
-                or Outcome(
-                    Kind.UNAVAILABLE,
-                    needed=1,
-                    detail="no owner of the key answered in time; "
-                    "the write may or may not exist: read the key before you write again",
-                )
-            )
+        here = self._coordinate_here
+        if here is not None and self._request.remaining_ms():
+            # What an owner that had too little said isn't the end: this node may reach more.
+            self._finish()
+            here(self._request, self._coordinator.topology.place(self._request.key))
             return
-        # What an owner that had too little said isn't the end: this node may reach more.
-        self._finish()
-        place = self._coordinator.topology.place(self._request.key)
-        self._coordinate_here(self._request, place)
+        if not self._asked and self._unable is not None:
+            self._answer(self._unable)
+            return
+        detail = (
+            "no node that could coordinate the write answered in time; "
+            "it may or may not exist: read the key before you write again"
+        )
+        self._answer(self._best or Outcome(Kind.UNAVAILABLE, needed=1, detail=detail))
 
     def _answer(self, outcome: Outcome) -> None:
         self._finish()

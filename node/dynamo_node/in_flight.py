@@ -42,6 +42,14 @@ class InFlight:
             self._answered = True
             self._request.answer(outcome)
 
+    def _next_hedge(self) -> float:
+        """When to ask more nodes once more: after as long again as it has taken so far.
+
+        Who was asked in place of a silent node may be silent too.
+        """
+        request, now = self._request, self._coordinator.loop.time()
+        return min(request.deadline, now + max(self._coordinator.hedge_s, now - request.began))
+
     def _finish(self) -> None:
         if self._finished:
             return

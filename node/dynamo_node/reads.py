@@ -173,7 +173,7 @@ class GetOperation(InFlight):
             self._fail()
             self._finish()
         else:
-            coordinator.alarms.at(request.deadline, self._time_passed)
+            coordinator.alarms.at(self._next_hedge(), self._time_passed)
             self._ask_all(self._machine.hedge())
             self._after_reply()
 

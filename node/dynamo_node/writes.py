@@ -5,6 +5,7 @@ object to the others in parallel, answers at W, and goes on until every owner
 has the write or a hint waits for it.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -46,14 +47,23 @@ class PutOperation(InFlight):
         "_rebuilds",
         "_sends",
         "_token",
+        "_unable",
         "_write",
     )
 
     def __init__(
-        self, coordinator: "Coordinator", request: "Request", place: Place, w: int, write: NewWrite
+        self,
+        coordinator: "Coordinator",
+        request: "Request",
+        place: Place,
+        w: int,
+        write: NewWrite,
+        unable: Callable[[Outcome], None] | None = None,
     ) -> None:
+        """`unable` is called instead of the answer where this node can't coordinate."""
         super().__init__(coordinator, request, place)
         self._write = write
+        self._unable = unable
         topology = coordinator.topology
         self._machine = PutQuorum(place.owners, place.others, topology.number, w, topology.healthy)
         self._obj = b""
@@ -71,15 +81,18 @@ class PutOperation(InFlight):
         coordinator.alarms.at(
             min(coordinator.loop.time() + coordinator.hedge_s, request.deadline), self._time_passed
         )
-        coordinator.replica.mint(
-            self._request.key,
-            self._place.digest,
-            local.hint_for,
-            self._write,
-            self._minted,
-            self._refused,
-            partial(self._local_done, local.hint_for),
-        )
+        try:
+            coordinator.replica.mint(
+                self._request.key,
+                self._place.digest,
+                local.hint_for,
+                self._write,
+                self._minted,
+                self._refused,
+                partial(self._local_done, local.hint_for),
+            )
+        except DynamoError as error:  # the store is broken
+            self._refused(error)
 
     def _minted(self, obj: bytes, context: Clock, reap_round: int) -> None:
         coordinator, key = self._coordinator, self._request.key
@@ -96,11 +109,20 @@ class PutOperation(InFlight):
             )
 
     def _refused(self, error: DynamoError) -> None:
+        """Nothing was written, nor left this node."""
+        if self._finished:
+            return
         if isinstance(error, RefusedError):
-            self._answer(Outcome(error.kind, detail=str(error)))
+            outcome = Outcome(error.kind, detail=str(error))
         else:
-            self._answer(self._coordinator.storage_trouble(error))
+            outcome = self._coordinator.storage_trouble(error)
+        others = None if self._answered else self._unable
+        if others is None or outcome.kind not in (Kind.OVERLOADED, Kind.UNAVAILABLE):
+            self._answer(outcome)
+            others = None
         self._finish()
+        if others is not None:
+            others(outcome)
 
     def _local_done(self, hint_for: int, error: BaseException | None) -> None:
         machine = self._machine
@@ -229,7 +251,7 @@ class PutOperation(InFlight):
             coordinator.alarms.at(straggling_ends, self._time_passed)
         else:
             self._send_all(machine.hedge())
-            coordinator.alarms.at(request.deadline, self._time_passed)
+            coordinator.alarms.at(self._next_hedge(), self._time_passed)
 
     def _abandon(self) -> None:
         """A stand-in didn't take its hint either: keep what is left at home."""

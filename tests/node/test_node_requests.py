@@ -1,14 +1,15 @@
 """Requests: each gets one answer in time, whatever the disk, the peers and the ring do."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 from tests.node.node_processes import CLUSTER_ID, SECRET
 
-from dynamo_core import wire
-from dynamo_core.errors import Corrupt
+from dynamo_core import objects, wire
+from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.frames import NO_RING
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.ring import position
@@ -17,11 +18,15 @@ from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Op, Operation, Type
 from dynamo_node.config import parse
 from dynamo_node.coordinator import Coordinator
+from dynamo_node.refusals import RefusedError
 from dynamo_node.topology import Place
 
 pytestmark = pytest.mark.timeout(20)
 
 KEY = b"key"
+_SOLE = objects.to_bytes(
+    objects.put(objects.ABSENT, EMPTY, objects.Sibling((b"a" * 16, 1), bytes(16), 1, "", b"v"))
+)
 Reply = Callable[[int, bytes], None]
 
 
@@ -47,9 +52,10 @@ class FakeLink:
 
 
 class FakeTopology:
-    """This is node `number`; owners are 1, 2, 3 and the rest is 4."""
+    """This is node `number`; owners are 1, 2, 3 and the rest is 4, or what the test says."""
 
     name = NO_RING
+    others: tuple[int, ...] = (4,)
 
     def __init__(self, number: int, links: dict[int, FakeLink]) -> None:
         self.number = number
@@ -57,7 +63,7 @@ class FakeTopology:
         self.ring = cast(Any, type("Ring", (), {"replication": 3}))
 
     def place(self, key: bytes) -> Place:
-        return Place(position(key), 0, (1, 2, 3), (4,))
+        return Place(position(key), 0, (1, 2, 3), self.others)
 
     def healthy(self, number: int) -> bool:
         return True
@@ -71,6 +77,7 @@ class FakeReplica:
 
     def __init__(self, slow: bool = False) -> None:
         self.slow = slow
+        self.refusal: DynamoError | None = None
         self.loaded: list[Callable[[], None]] = []
         self.kept: list[int] = []
         self.hints = self
@@ -81,6 +88,9 @@ class FakeReplica:
         self, key: Any, digest: Any, hint_for: int, write: Any, minted: Any, refused: Any, done: Any
     ) -> None:
         def go() -> None:
+            if self.refusal is not None:
+                refused(self.refusal)
+                return
             minted(b"object", EMPTY, 0)
             done(None)
 
@@ -183,3 +193,103 @@ async def test_a_forward_to_a_silent_owner_leaves_nobody_waiting() -> None:
     outcome = await _answer(_coordinator(4, links, FakeReplica()), Op.PUT, timeout_ms=100)
     assert outcome.kind == Kind.UNAVAILABLE
     assert not any(link.waiting for link in links.values())
+
+
+TAKEN = (int(Type.OPERATION_REPLY), wire.pack_outcome(Outcome(Kind.WRITTEN, primary=2)))
+STARTING = RefusedError(Kind.OVERLOADED, "still starting")
+
+
+@pytest.mark.parametrize("refusal", [STARTING, Corrupt("a damaged record")])
+async def test_an_owner_that_can_not_coordinate_hands_the_write_on(refusal: DynamoError) -> None:
+    replica = FakeReplica()
+    replica.refusal = refusal
+    no = (int(Type.OPERATION_REPLY), wire.pack_outcome(Outcome(Kind.OVERLOADED)))
+    links = {2: FakeLink(no), 3: FakeLink(TAKEN)}
+    outcome = await _answer(_coordinator(1, links, replica), Op.PUT)
+    assert (outcome.kind, outcome.primary) == (Kind.WRITTEN, 2)
+    assert links[2].asked == links[3].asked == [Type.FORWARD]
+
+
+async def test_an_owner_that_can_not_coordinate_falls_back_on_a_stand_in_then_says_why() -> None:
+    replica = FakeReplica()
+    replica.refusal = STARTING
+    coordinator = _coordinator(1, {4: FakeLink(TAKEN)}, replica)
+    assert (await _answer(coordinator, Op.PUT)).kind == Kind.WRITTEN
+    outcome = await _answer(_coordinator(1, {}, replica), Op.PUT)
+    assert (outcome.kind, outcome.detail) == (Kind.OVERLOADED, "still starting")
+
+
+async def test_what_its_author_can_mend_is_not_handed_on() -> None:
+    replica = FakeReplica()
+    replica.refusal = RefusedError(Kind.TOO_MANY_SIBLINGS, "read first")
+    links = {2: FakeLink(TAKEN), 3: FakeLink(TAKEN)}
+    outcome = await _answer(_coordinator(1, links, replica), Op.PUT)
+    assert outcome.kind == Kind.TOO_MANY_SIBLINGS
+    assert not links[2].asked
+
+
+async def test_a_forwarded_write_is_not_forwarded_again() -> None:
+    replica = FakeReplica()
+    replica.refusal = STARTING
+    links = {2: FakeLink(TAKEN), 3: FakeLink(TAKEN)}
+    answers: list[Outcome] = []
+    put = Operation(Op.PUT, KEY, value=b"v")
+    _coordinator(1, links, replica).operate(put, 100, answers.append, forwarded=True)
+    assert [a.kind for a in answers] == [Kind.OVERLOADED]
+    assert not links[2].asked
+
+
+async def test_a_write_that_an_owner_may_have_is_never_said_to_be_unwritten() -> None:
+    replica = FakeReplica()
+    replica.refusal = STARTING
+    outcome = await _answer(_coordinator(1, {2: FakeLink(None)}, replica), Op.PUT, 60)
+    assert outcome.kind == Kind.UNAVAILABLE
+    assert "may or may not exist" in outcome.detail
+
+
+async def test_silent_owners_leave_time_to_coordinate_here() -> None:
+    links = {n: FakeLink(None) for n in (1, 2, 3)}
+    replica = FakeReplica()
+    coordinator = _coordinator(5, {**links, 4: FakeLink(WRITTEN)}, replica)
+    outcome = await _answer(coordinator, Op.PUT, 800)
+    assert (outcome.kind, outcome.standin) == (Kind.WRITTEN, 2)
+
+
+async def test_a_late_no_of_one_owner_does_not_cut_short_the_next_ones_time() -> None:
+    late, slow = FakeLink(None), FakeLink(None)
+    coordinator = _coordinator(4, {1: late, 2: slow}, FakeReplica())
+    answers: list[Outcome] = []
+    coordinator.operate(Operation(Op.PUT, KEY, value=b"v"), 1000, answers.append)
+    async with asyncio.timeout(5):
+        while not slow.asked:  # noqa: ASYNC110 - the timer's turn is polled
+            await asyncio.sleep(0.002)
+    no = wire.pack_outcome(Outcome(Kind.UNAVAILABLE))
+    late.waiting.pop(1)(int(Type.OPERATION_REPLY), no)
+    slow.waiting.pop(1)(*TAKEN)
+    assert [a.kind for a in answers] == [Kind.WRITTEN]
+
+
+async def test_a_read_asks_one_stand_in_after_another_while_owners_are_silent() -> None:
+    found = (int(Type.READ_REPLY), wire.pack_read_reply(wire.Found.WHOLE, 0, _SOLE))
+    empty = (int(Type.READ_REPLY), wire.pack_read_reply(wire.Found.NOTHING, 0))
+    links = {2: FakeLink(None), 3: FakeLink(None), 4: FakeLink(empty), 5: FakeLink(found)}
+    coordinator = _coordinator(1, links, FakeReplica())
+    coordinator.topology.others = (4, 5)  # type: ignore[attr-defined]
+    outcome = await _answer(coordinator, Op.GET, 1000)
+    assert (outcome.kind, outcome.standin) == (Kind.VALUES, 2)
+
+
+async def test_a_delete_whose_read_took_all_its_time_writes_nothing() -> None:
+    found = (int(Type.READ_REPLY), wire.pack_read_reply(wire.Found.WHOLE, 0, _SOLE))
+    links = {2: FakeLink(None), 3: FakeLink(None)}
+    replica = FakeReplica()
+    coordinator = _coordinator(1, links, replica)
+    answers: list[Outcome] = []
+    coordinator.operate(Operation(Op.DELETE, KEY), 50, answers.append)
+    time.sleep(0.06)  # noqa: ASYNC251 - the loop lags: both answers come after the deadline
+    for link in links.values():
+        link.waiting.popitem()[1](*found)
+    assert [(a.kind, "nothing was deleted" in a.detail) for a in answers] == [
+        (Kind.UNAVAILABLE, True)
+    ]
+    assert not replica.loaded, "minted for nobody"
