@@ -8,17 +8,20 @@ counts. Forbidden here: judging.
 
 One JSON object a line, `record` says of what kind it is::
 
-    {"record": "replication", "n": 3}
+    {"record": "replication", "n": 3, "last_write_wins": false}
     {"record": "operation", "id": "w17", "op": "put", "client": "c3", "session": "c3.1",
      "key": "cart:7", "invoked": 1.25, "returned": 1.31, "outcome": "acknowledged",
      "context": "g16", "clock": "0001...", "by_store": false, "shown": [],
      "owners": 2}
     {"record": "replica", "node": "cart-default-0", "key": "cart:7", "owner": true,
      "siblings": [["w17", "1.ab12....0:4"], ["", "2.cd34....1:1"]], "clock": "0002..."}
+    {"record": "mint", "id": "w17", "dot": "1.ab12....0:4", "clock": "0001..."}
+    {"record": "excused", "id": "w9"}
     {"record": "mark", "what": "healed", "at": 61.5}
     {"record": "figure", "name": "seconds until replicas were equal", "value": 4, "most": 60}
 
-The same in Python: `Operation`, `ReplicaCopy`, `Figure` and `History.healed_at`.
+The same in Python: `Operation`, `ReplicaCopy`, `Figure`, `Mint`, `History.excused` and
+`History.healed_at`.
 """
 
 import json
@@ -28,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from dynamo_core.errors import CallerError, Corrupt
-from dynamo_core.versions import Clock, Dot, clock_from_bytes, clock_length, dot_text
+from dynamo_core.versions import EMPTY, Clock, Dot, clock_from_bytes, clock_length, dot_text
 
 PUT: Final = "put"
 DELETE: Final = "delete"
@@ -113,32 +116,56 @@ class Figure:
     most: float
 
 
+class Mint(NamedTuple):
+    """A dot that a node gave to write `id`, and what it replaced: the context applied with it.
+
+    Only a recorder inside of the store knows them; it records all or none.
+    """
+
+    id: str
+    dot: Dot
+    clock: Clock
+
+
 @dataclass(slots=True)
 class History:
     """A whole run.
 
     `healed_at`: from then on nothing was broken and all repairs had their time.
     Gets that began then, and `replicas`, are what the strict checks look at.
-    `n`: replicas of each key, 0 if not known.
+    `n`: replicas of each key, 0 if not known. `excused`: writes of which nothing is
+    promised, because every disk that held them was lost. `last_write_wins`: answers
+    show the last written sibling alone.
     """
 
     operations: list[Operation] = field(default_factory=list)
     replicas: list[ReplicaCopy] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    mints: list[Mint] = field(default_factory=list)
+    excused: set[str] = field(default_factory=set)
     healed_at: float | None = None
     n: int = 0
+    last_write_wins: bool = False
 
     def lines(self) -> Iterator[str]:
         """The JSON-lines form, without line ends."""
-        if self.n:
-            yield json.dumps({"record": "replication", "n": self.n})
+        if self.n or self.last_write_wins:
+            document = {"n": self.n, "last_write_wins": self.last_write_wins}
+            yield json.dumps({"record": "replication"} | document)
         for operation in self.operations:
             yield json.dumps(_operation_json(operation))
         for copy in self.replicas:
             yield json.dumps(_copy_json(copy))
         for figure in self.figures:
-            document = {"name": figure.name, "value": figure.value, "most": figure.most}
-            yield json.dumps({"record": "figure"} | document)
+            measured = {"name": figure.name, "value": figure.value, "most": figure.most}
+            yield json.dumps({"record": "figure"} | measured)
+        for mint in self.mints:
+            clock = mint.clock.to_bytes().hex()
+            yield json.dumps(
+                {"record": "mint", "id": mint.id, "dot": dot_text(mint.dot), "clock": clock}
+            )
+        for name in sorted(self.excused):
+            yield json.dumps({"record": "excused", "id": name})
         if self.healed_at is not None:
             yield json.dumps({"record": "mark", "what": "healed", "at": self.healed_at})
 
@@ -176,11 +203,18 @@ def _take(history: History, document: dict[str, Any]) -> None:
         history.figures.append(Figure(name=_text(document, "name"), value=value, most=most))
     elif kind == "replication":
         history.n = int(document["n"])
+        history.last_write_wins = bool(document.get("last_write_wins", False))
+    elif kind == "mint":
+        clock = _clock(document["clock"]) or EMPTY
+        history.mints.append(Mint(_text(document, "id"), dot_of(document["dot"]), clock))
+    elif kind == "excused":
+        history.excused.add(_text(document, "id"))
     elif kind == "mark" and document.get("what") == "healed":
         history.healed_at = float(document["at"])
     else:
         raise ValueError(
-            f"record is {kind!r}; there are operation, replica, figure, replication and mark"
+            f"record is {kind!r}; there are operation, replica, figure, replication, mint, "
+            "excused and mark"
         )
 
 

@@ -12,6 +12,8 @@ from dynamo_core.history import (
     GET,
     REFUSED,
     TOMBSTONE,
+    History,
+    Mint,
     Operation,
     ReplicaCopy,
 )
@@ -24,9 +26,15 @@ NEW_DOTS_MAX: Final = 16
 class KeyHistory:
     """Everything that happened to one key."""
 
-    def __init__(self, name: str, by_id: dict[str, Operation], report: Report, n: int) -> None:
+    def __init__(
+        self, name: str, by_id: dict[str, Operation], report: Report, history: History
+    ) -> None:
         self.name = name
-        self.n = n
+        self.n = history.n
+        self.excused = history.excused
+        self.last_write_wins = history.last_write_wins
+        self.mints: dict[str, list[Mint]] | None = {} if history.mints else None
+        """Every dot that the key's writes got, by write; None where nobody knows."""
         self.by_id = by_id
         self.report = report
         self.writes: list[Operation] = []
@@ -42,14 +50,19 @@ class KeyHistory:
         (self.gets if operation.op == GET else self.writes).append(operation)
 
     def learn(self) -> None:
+        for name, mints in (self.mints or {}).items():
+            write, tombstone = self.by_id[name], self.by_id[name].op == DELETE
+            for mint in mints:
+                self._name(mint.dot, TOMBSTONE if tombstone else name, "its mint", write)
+                self.dots.setdefault(name, set()).add(mint.dot)
         for write in self.writes:
             self.report.count("writes")
             self.report.count(write.outcome)
             if write.outcome == REFUSED:
                 continue
-            if write.by_store:
+            if write.by_store and self.mints is None:
                 self.reads_itself.append(write)
-            for seen in self.saw(write):
+            for seen in self._replaced_by(write):
                 self.replacing.setdefault(seen, []).append(write)
         for get in self.gets:
             for shown in get.shown if get.acknowledged else ():
@@ -62,6 +75,23 @@ class KeyHistory:
         for write in self.writes:
             if write.acknowledged and write.clock is not None and not write.by_store:
                 self._own_dot(write)
+
+    def _replaced_by(self, write: Operation) -> list[str]:
+        """The writes that an author had seen, or that the store saw for it."""
+        names = [*self.saw(write)]
+        if self.mints is None or not (write.by_store or self.last_write_wins):
+            return names
+        # What the clock covers wasn't all shown: time hid it, or the store read it itself.
+        sent = self.sent_clock(write)
+        clocks = [m.clock for m in self.mints.get(write.id, ())] if write.by_store else [sent]
+        names += [
+            name
+            for name, dots in self.dots.items()
+            if name not in names
+            and name != write.id
+            and any(clock.covers(dot) for clock in clocks if clock is not None for dot in dots)
+        ]
+        return names
 
     def saw(self, operation: Operation) -> tuple[str, ...]:
         """The values that the context of an operation carried; what those replaced isn't listed."""
@@ -126,8 +156,12 @@ class KeyHistory:
 
     def replaces(self, write: Operation, name: str, dot: Dot | None) -> bool:
         """Whether the author of `write` had seen the value `name`, under `dot` if that is known."""
-        clock = self.sent_clock(write)
         dots = self.dots.get(name) if dot is None else {dot}
+        if write.by_store and self.mints is not None:
+            # Which of its mints was acknowledged isn't known: all of them must have replaced it.
+            mints = self.mints.get(write.id, ())
+            return all(mint.clock.covers(each) for mint in mints for each in dots or ())
+        clock = self.sent_clock(write)
         if clock is not None and dots:
             return all(clock.covers(each) for each in dots)
         return True

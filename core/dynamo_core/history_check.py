@@ -53,14 +53,21 @@ def check(history: History) -> Report:
         by_id[operation.id] = operation
     keys: dict[str, _Key] = {}
     for operation in operations:
-        keys.setdefault(operation.key, _Key(operation.key, by_id, report, history.n)).take(
-            operation
-        )
+        if operation.key not in keys:
+            keys[operation.key] = _Key(operation.key, by_id, report, history)
+        keys[operation.key].take(operation)
     for copy in history.replicas:
-        keys.setdefault(copy.key, _Key(copy.key, by_id, report, history.n)).copies.append(copy)
+        if copy.key not in keys:
+            keys[copy.key] = _Key(copy.key, by_id, report, history)
+        keys[copy.key].copies.append(copy)
+    for mint in history.mints:
+        if mint.id in by_id and (mints := keys[by_id[mint.id].key].mints) is not None:
+            mints.setdefault(mint.id, []).append(mint)
     for name in ("writes", "acknowledged", "refused", "unknown", "gets", "unanswered gets",
                  "floors", "stale reads", "echoes"):  # fmt: skip
         report.count(name, 0)
+    if history.excused:
+        report.count("excused", len(history.excused))
     for key in keys.values():
         key.judge(history.healed_at)
     for figure in history.figures:
@@ -85,11 +92,13 @@ class _Key(KeyHistory):
             where = f"answer {get.id} to {who(get)} at {get.invoked:.3f}..{get.returned:.3f}"
             self._only_written(get.shown, get.returned, where)
             self._no_ancestors(get.shown, where)
-            if get.context is not None:
+            if get.context is not None and not self.last_write_wins:
                 self._floor(get, where)
             self._gone_stays_gone(get.shown, get.invoked, where, strict, get.owners)
-            if strict:
+            if strict and not self.last_write_wins:
                 self._nothing_lost(get.shown, get.invoked, where)
+        if self.last_write_wins:
+            self._one_answer(healed_at)
         self._stale()
         end = max((o.returned for o in (*self.writes, *self.gets)), default=0.0) + 1
         for copy in self.copies:
@@ -146,7 +155,7 @@ class _Key(KeyHistory):
         names = {each.id for each in get.shown}
         for name in floor:
             write = self.by_id.get(name)
-            if write is None or write.op == DELETE or name in names:
+            if write is None or write.op == DELETE or name in names or name in self.excused:
                 continue
             if not self.justified(name, names, get.returned, strict=True):
                 self.accuse(
@@ -172,9 +181,10 @@ class _Key(KeyHistory):
     ) -> None:
         for name, dot in shown:
             for write in (*self.successors(name), *self.deleted_by_store(dot)):
-                if not write.acknowledged or write.returned >= began:
+                if not write.acknowledged or write.returned >= began or write.id in self.excused:
                     continue
-                if not write.by_store and not self.replaces(write, name, dot):
+                told_exactly = self.mints is not None or not write.by_store
+                if told_exactly and not self.replaces(write, name, dot):
                     self.report.count("echoes")
                     continue
                 overlaps = self._overlap(write, owners)
@@ -197,6 +207,7 @@ class _Key(KeyHistory):
                 or not write.acknowledged
                 or write.returned >= began
                 or write.id in names
+                or write.id in self.excused
                 or self.justified(write.id, names, began, strict=False)
             ):
                 continue
@@ -219,7 +230,8 @@ class _Key(KeyHistory):
                 if operation.id not in replaced:
                     standing[operation.id] = operation
             elif what == 1:
-                gone = list(standing) if operation.by_store else self.saw(operation)
+                blind = operation.by_store or self.last_write_wins
+                gone = list(standing) if blind else self.saw(operation)
                 replaced.update(gone)
                 for name in gone:
                     standing.pop(name, None)
@@ -237,6 +249,8 @@ class _Key(KeyHistory):
         if missing:
             self.report.count("stale reads")
         for write in missing:
+            if write.id in self.excused or self.last_write_wins:
+                continue
             if self._overlap(write, get.owners):
                 self.accuse(
                     "h",
@@ -246,6 +260,17 @@ class _Key(KeyHistory):
                     f"{get.owners} answered",
                     f"shown instead: {listed(names)}",
                 )
+
+    def _one_answer(self, healed_at: float | None) -> None:
+        """Where time decides, all healed answers are the same one."""
+        answers = {
+            tuple(sorted(g.shown))
+            for g in self.gets
+            if g.acknowledged and healed_at is not None and g.invoked >= healed_at
+        }
+        if len(answers) > 1 or any(len(shown) > 1 for shown in answers):
+            told = " and ".join(sorted(listed(s.id for s in shown) for shown in answers))
+            self.report.add("d", self.name, "", f"key {self.name}: answers show {told}")
 
     def _overlap(self, write: Operation, owners: int) -> bool:
         """Whether `owners` of the key's owners must include one that acknowledged `write`."""

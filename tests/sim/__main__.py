@@ -10,7 +10,9 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from traceback import format_exc
 
+from tests.sim.nemesis import FAULTS
 from tests.sim.run import Result, run
+from tests.sim.shape import draw
 
 
 def _one(seed: int) -> Result:
@@ -20,7 +22,7 @@ def _one(seed: int) -> Result:
     try:
         return run(seed)
     except Exception:  # a bug of the simulator itself, or one that it didn't expect
-        return Result(seed, format_exc(), "", 0.0, 0, Counter(), [])
+        return Result(seed, format_exc(), "", 0.0, 0, Counter(), draw(seed, FAULTS), {}, [])
 
 
 def main() -> int:
@@ -43,7 +45,8 @@ def main() -> int:
 
 def _many(arguments: argparse.Namespace) -> int:
     seeds = range(arguments.start, arguments.start + arguments.seeds)
-    began, faults = time.monotonic(), Counter[str]()
+    began = time.monotonic()
+    faults, shapes, counts = Counter[str](), Counter[str](), Counter[str]()
     done = failed = operations = 0
     virtual_s = 0.0
     with ProcessPoolExecutor(arguments.processes) as pool:
@@ -52,21 +55,26 @@ def _many(arguments: argparse.Namespace) -> int:
             operations += result.operations
             virtual_s += result.virtual_s
             faults += result.faults
+            counts.update(result.counts)
+            shapes.update(result.shape.kinds())
             if result.failure:
                 failed += 1
                 print(f"\nseed {result.seed} failed: {result.failure[:3000]}")
-                print(f"replay: python -m tests.sim --seed {result.seed}")
+                print(f"its shape: {result.shape.told()}")
+                print(f"replay: make sim SEED={result.seed}", flush=True)
                 if failed >= arguments.failures:
                     pool.shutdown(cancel_futures=True)
                     break
             if sys.stderr.isatty() or done % 100 == 0:
                 print(f"\r{done}/{len(seeds)} seeds, {failed} failed", end="", file=sys.stderr)
     seconds = time.monotonic() - began
+    for title, found in (("shapes", shapes), ("faults", faults), ("answers", counts)):
+        print(f"{title}: " + ", ".join(f"{name} {n}" for name, n in sorted(found.items())))
     print(
-        f"\n{done} seeds, {failed} failed; {virtual_s / 3600:.1f} simulated hours, "
-        f"{operations} operations in {seconds:.0f} s"
+        f"{done} seeds ({seeds.start}..{seeds.start + done - 1}), {failed} failed; "
+        f"{virtual_s / 3600:.1f} simulated hours, {operations} operations, "
+        f"{faults.total()} faults in {seconds:.0f} s"
     )
-    print(", ".join(f"{name} {count}" for name, count in sorted(faults.items())))
     return 1 if failed else 0
 
 

@@ -1,18 +1,34 @@
 """Nemesis: what befalls a world, drawn from its seed.
 
-Owns the kinds of faults, how long each lasts, and healing. At most a minority of
-the machines is down at once. A disk is lost, or rolled back to a snapshot, at
-most once in a run: what was acknowledged with W = 2 durable copies must survive
-that at any moment, and a second loss only after repair has spread everything.
+Owns the kinds of faults, how long each lasts, and healing. Which kinds there are in
+a run, how many machines may be down at once and what befalls disks is the shape's.
 """
 
 from collections.abc import Callable
 from random import Random
 from typing import Final
 
+from tests.sim.shape import LOST, ROLLED_BACK
 from tests.sim.world import Machine, World
 
-GAP_S: Final = (0.3, 2.0)
+FAULTS: Final = (
+    "one-way partition",
+    "partition",
+    "split",
+    "flapping link",
+    "frame faults",
+    "slow link",
+    "resets",
+    "process crash",
+    "power cut",
+    "power cut everywhere",
+    "graceful stop",
+    "stall",
+    "slow disk",
+    "clock jump",
+    "full disk",
+    "failed write or sync",
+)
 
 
 class Nemesis:
@@ -22,39 +38,42 @@ class Nemesis:
         self.world = world
         self.rng = rng
         self.active = False
-        self._kinds: list[tuple[str, Callable[[], None]]] = [
-            ("one-way partition", self._one_way),
-            ("partition", self._partition),
-            ("flapping link", self._flap),
-            ("frame faults", self._frames),
-            ("slow link", self._slow_link),
-            ("resets", self._resets),
-            ("process crash", lambda: self._crash(False)),
-            ("power cut", lambda: self._crash(True)),
-            ("graceful stop", self._stop),
-            ("stall", self._stall),
-            ("slow disk", self._slow_disk),
-            ("clock jump", self._clock),
-            ("full disk", self._full_disk),
-            ("failed write or sync", self._disk_error),
-        ]
-        self._snapshot: tuple[Machine, dict[str, dict[bytes, bytes]]] | None = None
+        acts: tuple[Callable[[], None], ...] = (
+            self._one_way,
+            self._partition,
+            self._split,
+            self._flap,
+            self._frames,
+            self._slow_link,
+            self._resets,
+            lambda: self._crash(False),
+            lambda: self._crash(True),
+            self._dark,
+            self._stop,
+            self._stall,
+            self._slow_disk,
+            self._clock,
+            self._full_disk,
+            self._disk_error,
+        )
+        acts_by_name = dict(zip(FAULTS, acts, strict=True))
+        self._kinds = [(name, acts_by_name[name]) for name in world.shape.faults]
+        self._snapshots: dict[str, dict[str, dict[bytes, bytes]]] = {}
 
     def begin(self, until: float) -> None:
         self.active = True
-        world = self.world
-        if self.rng.random() < 0.2:
+        world, rng = self.world, self.rng
+        if world.shape.small_buffers:
             world.net.buffer_scale = 1 / 512
-        lossy = self.rng.random()
-        if lossy < 0.6:
-            machine = self.rng.choice(world.machines)
-            if lossy < 0.3:
-                at = world.now + self.rng.random() * (until - world.now) * 0.5
+        for what in world.shape.disks:
+            machine = rng.choice(world.machines)
+            if what == ROLLED_BACK:
+                at = world.now + rng.random() * (until - world.now) * 0.5
                 world.scheduler.at(at, None, self._take_snapshot, machine)
-            at = world.now + self.rng.uniform(0.5, 1.0) * (until - world.now)
-            world.scheduler.at(at, None, self._lose_disk, machine)
+            at = world.now + rng.uniform(0.5, 1.0) * (until - world.now)
+            world.scheduler.at(at, None, self._lose_disk, machine, what)
         when = world.now
-        while (when := when + self.rng.uniform(*GAP_S)) < until:
+        while self._kinds and (when := when + rng.uniform(*world.shape.gap_s)) < until:
             world.scheduler.at(when, None, self._strike)
 
     def _strike(self) -> None:
@@ -108,6 +127,18 @@ class Nemesis:
                     world.block(a.name, b.name, True)
         self._later(self._rejoin, cut)
 
+    def _split(self) -> None:
+        """Two parts that don't hear each other; each has nodes, not always owners."""
+        world = self.world
+        part = self.rng.sample(world.machines, self.rng.randint(1, len(world.machines) - 1))
+        rest = [m for m in world.machines if m not in part]
+        for a in part:
+            for b in rest:
+                world.block(a.name, b.name, True)
+                world.block(b.name, a.name, True)
+        for a in part:
+            self._later(self._rejoin, a)
+
     def _rejoin(self, cut: Machine) -> None:
         for other in self.world.machines:
             if other is not cut:
@@ -143,12 +174,18 @@ class Nemesis:
     def _may_fall(self) -> Machine | None:
         up = [m for m in self.world.machines if m.process is not None and not m.down]
         down = len(self.world.machines) - len(up)
-        return self.rng.choice(up) if up and down < (len(self.world.machines) - 1) // 2 else None
+        return self.rng.choice(up) if up and down < self.world.shape.down_max else None
 
     def _crash(self, power: bool) -> None:
         machine = self._may_fall()
         if machine is not None:
             self.world.crash(machine, power)
+            self._later(self.world.start, machine)
+
+    def _dark(self) -> None:
+        """All machines lose power at once, and come back one by one."""
+        for machine in self.world.machines:
+            self.world.crash(machine, True)
             self._later(self.world.start, machine)
 
     def _stop(self) -> None:
@@ -158,7 +195,8 @@ class Nemesis:
             self._later(self.world.start, machine)
 
     def _stall(self) -> None:
-        self.world.stall(self.rng.choice(self.world.machines), self.rng.uniform(0.05, 3.0))
+        seconds = self.rng.choice((self.rng.uniform(0.05, 3.0), self.rng.uniform(3.0, 12.0)))
+        self.world.stall(self.rng.choice(self.world.machines), seconds)
 
     def _slow_disk(self) -> None:
         temper = self.rng.choice(self.world.machines).disk.temper
@@ -183,20 +221,21 @@ class Nemesis:
 
     def _take_snapshot(self, machine: Machine) -> None:
         if self.active:
-            self._snapshot = machine, machine.disk.snapshot()
+            self._snapshots[machine.name] = machine.disk.snapshot()
 
-    def _lose_disk(self, machine: Machine) -> None:
+    def _lose_disk(self, machine: Machine, what: str) -> None:
         """The volume is replaced by an empty one, or restored from its snapshot."""
         if not self.active:
             return
         world = self.world
         world.crash(machine, power=True)
-        if self._snapshot is None:
-            machine.disk.wipe()
+        snapshot = self._snapshots.get(machine.name)
+        if what == LOST or snapshot is None:
+            world.forgets(machine, machine.disk.wipe)
             world.faults["disk lost"] += 1
             world.note(machine.name, "its disk is lost")
         else:
-            machine.disk.roll_back(self._snapshot[1])
+            world.forgets(machine, lambda: machine.disk.roll_back(snapshot))
             world.faults["disk rolled back"] += 1
             world.note(machine.name, "its disk is rolled back")
         self._later(world.start, machine)

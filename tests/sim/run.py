@@ -10,7 +10,8 @@ from random import Random
 from typing import Final
 
 from tests.sim.loop import SimFailure
-from tests.sim.nemesis import Nemesis
+from tests.sim.nemesis import FAULTS, Nemesis
+from tests.sim.shape import Shape, draw
 from tests.sim.workload import Clients
 from tests.sim.world import World
 
@@ -21,6 +22,7 @@ from dynamo_core.records import DIGEST_BYTES
 from dynamo_core.wire import Op, Type
 from dynamo_node.node import Node
 from dynamo_node.storage import OBJECTS
+from dynamo_node.topology import Place
 
 CONVERGED_WITHIN_S: Final = 120.0
 STRAGGLERS_S: Final = 4.0
@@ -37,28 +39,33 @@ class Result:
     virtual_s: float
     operations: int
     faults: Counter[str]
+    shape: Shape
+    counts: dict[str, int]
     trace: list[tuple[float, str, str]]
 
 
 def run(seed: int, trace: bool = False) -> Result:
     """Run one seed; the same seed gives the same result."""
-    rng = Random(f"{seed}/run")
-    nodes = rng.choice((3, 3, 4, 5))
-    world = World(seed, nodes=nodes)
+    shape = draw(seed, FAULTS)
+    world = World(seed, shape)
     if trace:
         world.trace = []
-    clients = Clients(world, Random(f"{seed}/clients"), keys=rng.randint(3, 8))
+        world.note("shape", shape.told())
+    clients = Clients(world, Random(f"{seed}/clients"))
     nemesis = Nemesis(world, Random(f"{seed}/nemesis"))
     failure = ""
     try:
-        _phases(world, clients, nemesis, rng)
+        _phases(world, clients, nemesis)
     except SimFailure as error:
         failure = str(error)
     finally:
         world.close()
+    clients.record_mints()
     lines = "\n".join(clients.history.lines())
+    counts: dict[str, int] = {}
     if not failure:
         report = check(clients.history)
+        counts = report.counts
         failure = "\n".join(str(v) for v in report.violations)
     summary = f"{lines}\n{world.scheduler.steps}\n{sorted(world.net.sent.items())}\n{failure}"
     world.faults.update(world.net.faults)
@@ -69,14 +76,16 @@ def run(seed: int, trace: bool = False) -> Result:
         world.now,
         len(clients.history.operations),
         world.faults,
+        shape,
+        counts,
         world.trace or [],
     )
 
 
-def _phases(world: World, clients: Clients, nemesis: Nemesis, rng: Random) -> None:
+def _phases(world: World, clients: Clients, nemesis: Nemesis) -> None:
     world.form()
-    over_s = rng.uniform(10, 20)
-    clients.run(rng.randint(60, 100), clients=4, over_s=over_s)
+    over_s = world.shape.over_s
+    clients.run()
     nemesis.begin(world.now + over_s)
     world.run_for(over_s)
     nemesis.heal()
@@ -84,15 +93,20 @@ def _phases(world: World, clients: Clients, nemesis: Nemesis, rng: Random) -> No
     world.run_until(
         lambda: not clients.unfinished and world.all_ready() and world.all_linked(),
         CONVERGED_WITHIN_S,
+        lambda: f"for {clients.unfinished} operations, or for nodes to be up and linked",
     )
     # Writes that have been answered still wait for stragglers, to leave hints for them.
     world.run_for(STRAGGLERS_S)
-    world.run_until(lambda: _converged(world, clients), CONVERGED_WITHIN_S)
+    world.run_until(
+        lambda: not _unsettled(world, clients),
+        CONVERGED_WITHIN_S,
+        lambda: "because " + _unsettled(world, clients),
+    )
     history = clients.history
     history.figures.append(Figure(name="seconds until healed", value=world.now - healed, most=120))
     history.healed_at = world.now
     written = world.net.sent[Type.WRITE]
-    for key in clients.keys:
+    for key in clients.keys * 2:
         clients.call(Op.GET, key, 99, None)
     world.run_for(QUIET_S)
     figure = Figure(
@@ -102,20 +116,32 @@ def _phases(world: World, clients: Clients, nemesis: Nemesis, rng: Random) -> No
     _record_copies(world, clients)
 
 
-def _converged(world: World, clients: Clients) -> bool:
-    """No hint is left, nobody recovers, and the owners of each key hold the same of it."""
+def _unsettled(world: World, clients: Clients) -> str:
+    """Why the cluster isn't whole yet; "" when no hint is left, nobody recovers, copies agree."""
     held = {}
     for machine in world.machines:
         node = machine.node
-        if node is None or node.recovering or node.replica.hints.pending():
-            return False
+        if node is None:
+            return f"{machine.name} is down"
+        if node.recovering:
+            return f"{machine.name} is recovering: {node.recovery.facts()}"
+        if pending := node.replica.hints.pending():
+            return f"{machine.name} has hints or marks: {pending}"
         held[node.topology.number] = node
     for key in clients.keys:
         place = next(iter(held.values())).topology.place(key)
         copies = {_copy(held[owner], place.digest + key) for owner in place.owners}
         if len(copies) > 1:
-            return False
-    return True
+            return f"owners {place.owners} of {key.decode()} differ: {_told(held, place, key)}"
+    return ""
+
+
+def _told(held: dict[int, Node], place: Place, key: bytes) -> str:
+    copies = {owner: _copy(held[owner], place.digest + key) for owner in place.owners}
+    return "; ".join(
+        f"{owner} has {'nothing' if copy is None else objects.from_bytes(copy)}"
+        for owner, copy in copies.items()
+    )
 
 
 def _copy(node: Node, place: bytes) -> bytes | None:

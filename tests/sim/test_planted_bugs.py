@@ -15,6 +15,7 @@ import pytest
 from tests.sim import run as whole_run
 from tests.sim.disk import SimStore
 from tests.sim.loop import SimFailure
+from tests.sim.shape import Shape
 from tests.sim.workload import Clients
 from tests.sim.world import Machine, World
 
@@ -39,10 +40,10 @@ class Play:
     """One world with one key, and the words a scenario is written in."""
 
     def __init__(self, seed: int, nodes: int, **config: Any) -> None:
-        self.world = World(seed, nodes=nodes)
+        self.world = World(seed, Shape(nodes=nodes, keys=1))
         for machine in self.world.machines:
             machine.config = replace(machine.config, **config)
-        self.clients = Clients(self.world, Random(f"{seed}/clients"), keys=1)
+        self.clients = Clients(self.world, Random(f"{seed}/clients"))
         self.key = self.clients.keys[0]
         self.world.form()
         place = self.machine(0).topology.place(self.key)

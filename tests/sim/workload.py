@@ -1,9 +1,10 @@
 """Workload: seeded clients, and the history of what they did and were told.
 
-Owns the clients' habits: several keys and a hot one, blind writes and writes
-with the context of a read or of their own last write, deletes, sessions that
-read with a floor, retries at other nodes under the same write id. A value is
-the id of the write that wrote it.
+Owns the clients' habits, in the shape's shares: several keys and a hot one, blind
+writes and writes with the context of a read or of their own last write, old
+contexts and those of others, deletes, sessions that read with a floor, retries at
+other nodes under the same write id, quorums of their own. A value is the id of the
+write that wrote it.
 """
 
 from random import Random
@@ -13,11 +14,11 @@ from tests.sim.world import World
 
 from dynamo_core import history as told
 from dynamo_core.errors import CallerError
-from dynamo_core.history import History, Shown
+from dynamo_core.history import History, Mint, Shown
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.wire import Op, Operation
+from dynamo_node.config import LAST_WRITE_WINS
 
-TIMEOUT_MS: Final = 1500
 TRIES_MAX: Final = 3
 LATE_S: Final = 30.0
 _REFUSALS: Final = (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS)
@@ -27,37 +28,50 @@ _NAMES: Final = {Op.GET: told.GET, Op.PUT: told.PUT, Op.DELETE: told.DELETE}
 class Clients:
     """All clients of one world; what they do goes into `history`."""
 
-    def __init__(self, world: World, rng: Random, keys: int) -> None:
+    def __init__(self, world: World, rng: Random) -> None:
         self.world = world
         self.rng = rng
-        self.keys = [b"key-%d" % i for i in range(keys)]
-        self.history = History(n=world.n)
+        self.shape = shape = world.shape
+        self.keys = [b"key-%d" % i for i in range(shape.keys)]
+        self.history = History(n=shape.n, last_write_wins=shape.reconciliation == LAST_WRITE_WINS)
         self.unfinished = 0
+        self.quorums: dict[int, int] = {}
+        """Write id -> the W that it was sent with, where that isn't the cluster's."""
+        world.losses.needed = lambda write_id: self.quorums.get(write_id, shape.w)
         self._count = 0
         self._contexts: dict[tuple[int, bytes], tuple[str, str]] = {}
         """What a client last got for a key: the operation's id and the token."""
+        self._all_contexts: dict[bytes, list[tuple[str, str]]] = {}
 
-    def run(self, operations: int, clients: int, over_s: float) -> None:
-        """Begin `operations` at random times within the next `over_s` seconds."""
-        world, rng = self.world, self.rng
-        for _ in range(operations):
-            when = world.now + rng.random() * over_s
-            world.scheduler.at(when, None, self._begin, rng.randrange(clients))
+    def run(self) -> None:
+        """Begin the shape's operations at random times within its next `over_s` seconds."""
+        world, rng, shape = self.world, self.rng, self.shape
+        for _ in range(shape.operations):
+            when = world.now + rng.random() * shape.over_s
+            world.scheduler.at(when, None, self._begin, rng.randrange(shape.clients))
 
     def _begin(self, client: int) -> None:
-        rng = self.rng
-        key = self.keys[0] if rng.random() < 0.3 else rng.choice(self.keys)
-        held = self._contexts.get((client, key))
+        rng, shape = self.rng, self.shape
+        key = self.keys[0] if rng.random() < shape.hot_share else rng.choice(self.keys)
         choice = rng.random()
-        if choice < 0.45:
-            floor = held if held is not None and rng.random() < 0.5 else None
-            self.call(Op.GET, key, client, floor)
-        elif choice < 0.85:
-            context = held if held is not None and rng.random() < 0.7 else None
-            self.call(Op.PUT, key, client, context)
-        else:
-            context = held if held is not None and rng.random() < 0.7 else None
-            self.call(Op.DELETE, key, client, context)
+        op = Op.GET if choice < shape.reads else Op.PUT
+        if op == Op.PUT and choice > 1 - shape.deletes:
+            op = Op.DELETE
+        share = shape.floors if op == Op.GET else shape.contexts
+        context = self._context(client, key) if rng.random() < share else None
+        quorum = rng.randint(1, shape.n) if rng.random() < shape.own_quorum else 0
+        self.call(op, key, client, context, quorum)
+
+    def _context(self, client: int, key: bytes) -> tuple[str, str] | None:
+        """The client's last one of the key; now and then an old one, or somebody else's."""
+        rng, shape = self.rng, self.shape
+        choice = rng.random()
+        there = self._all_contexts.get(key)
+        if there and choice < shape.stale:
+            return rng.choice(there)
+        if there and choice > 1 - shape.handed_on:
+            return there[-1]
+        return self._contexts.get((client, key))
 
     def call(
         self, op: Op, key: bytes, client: int, context: tuple[str, str] | None, quorum: int = 0
@@ -69,6 +83,16 @@ class Clients:
 
     def got_context(self, client: int, key: bytes, id_: str, token: str) -> None:
         self._contexts[client, key] = id_, token
+        self._all_contexts.setdefault(key, []).append((id_, token))
+
+    def record_mints(self) -> None:
+        """The history's record of every dot; at the end of the run."""
+        history, losses = self.history, self.world.losses
+        names = {int(o.id[1:]): o.id for o in history.operations if o.is_write}
+        for write_id, mints in losses.minted.items():
+            if write_id in names:
+                history.mints += [Mint(names[write_id], dot, clock) for dot, clock in mints]
+        history.excused = {names[w] for w in losses.excused if w in names}
 
 
 class _Call:
@@ -88,9 +112,9 @@ class _Call:
         self.client = client
         self.context = context
         self.id = id_
-        # It deletes what a read of its own finds: tried again it would be another delete,
-        # and which of the tries covered what nobody could tell.
-        self._by_store = op == Op.DELETE and context is None
+        blind = op != Op.GET and context is None
+        self._by_store = blind and (op == Op.DELETE or clients.history.last_write_wins)
+        self._timeout_ms = clients.rng.randint(*clients.shape.timeout_ms)
         self.invoked = clients.world.now
         self.operation = Operation(
             op,
@@ -101,6 +125,8 @@ class _Call:
             "text/plain",
             id_.encode() if op == Op.PUT else b"",
         )
+        if quorum:
+            clients.quorums[int(id_[1:])] = quorum
         self._tries = 0
         self._unknown = False
         self._done = False
@@ -117,7 +143,7 @@ class _Call:
             world.scheduler.at(world.now + delay, None, self._answered, number, None)
             return
         world.scheduler.at(world.now + delay, process.loop, self._operate, process.node, number)
-        world.scheduler.at(world.now + TIMEOUT_MS / 1000 + 0.2, None, self._timed_out, number)
+        world.scheduler.at(world.now + self._timeout_ms / 1000 + 0.2, None, self._timed_out, number)
 
     def _operate(self, node: Any, number: int) -> None:
         world = self.clients.world
@@ -126,7 +152,7 @@ class _Call:
             delay = self.clients.rng.uniform(0.0002, 0.002)
             world.scheduler.at(world.now + delay, None, self._answered, number, outcome)
 
-        node.coordinator.operate(self.operation, TIMEOUT_MS, answer)
+        node.coordinator.operate(self.operation, self._timeout_ms, answer)
 
     def _timed_out(self, number: int) -> None:
         if number == self._tries and not self._done:
@@ -149,7 +175,7 @@ class _Call:
             self._again_or(told.UNKNOWN, outcome)
 
     def _again_or(self, result: str, outcome: Outcome | None) -> None:
-        if self._tries < (1 if self._by_store else TRIES_MAX):
+        if self._tries < TRIES_MAX:
             world = self.clients.world
             self._tries += 1  # answers of the last try come too late from now on
             world.scheduler.at(world.now + 0.05, None, self.next_try)
@@ -170,10 +196,6 @@ class _Call:
                 try:
                     keyring = world.machines[0].config.keyring
                     clock = keyring.open(operation.key, outcome.context).clock
-                    if self._by_store:
-                        # What was read may hold a write under the dot of a try that
-                        # nobody was told of: this clock doesn't tell what it covers.
-                        clock = None
                 except CallerError as error:
                     raise AssertionError(f"{self.id} got a bad context") from error
                 clients.got_context(self.client, operation.key, self.id, outcome.context)

@@ -238,11 +238,11 @@ class World:
         """No write is begun for a request whose time is over: its author has been told."""
         real = coordinator._coordinate
 
-        def coordinate(operation: Any, context: Any, request: Any, place: Any) -> None:
-            if not request.remaining_s():
-                late = -request.remaining_s()
-                raise SimFailure(f"{name} begins a write {late:.3f} s after its deadline")
-            real(operation, context, request, place)
+        def coordinate(operation: Any, *more: Any) -> None:
+            if not more[-2].remaining_s():  # the request
+                what = operation.value.decode() or "a delete"
+                self.scheduler.failures.append(f"{name} begins {what} after its deadline")
+            real(operation, *more)
 
         coordinator._coordinate = coordinate  # type: ignore[method-assign]
 
@@ -276,18 +276,18 @@ class World:
         """Kill the process; with `power` the machine goes dark and loses unsynced writes."""
         machine.down = True
         process, machine.process = machine.process, None
-        if process is None:
-            return
-        process.loop.kill()
-        self._dead.append(process)
-        machine.disk.in_use = False
+        if process is not None:
+            process.loop.kill()
+            self._dead.append(process)
+            machine.disk.in_use = False
         if power:
-            self.net.power_off(process.loop)
+            if process is not None:
+                self.net.power_off(process.loop)
             lost = self.forgets(machine, machine.disk.cut_power)
             machine.boots += 1
             self.faults["unsynced batches lost"] += lost
             self.note(machine.name, f"power cut, {lost} batches lost")
-        else:
+        elif process is not None:
             self.net.process_gone(process.loop)
             self.note(machine.name, "is killed")
 
@@ -297,7 +297,7 @@ class World:
         disk = machine.disk
         before = disk.contents() if buffered else {f: {**p} for f, p in disk.synced.items()}
         found = act()
-        others = [m.disk.contents() for m in self.machines if m is not machine]
+        others = (m.disk.contents() for m in self.machines if m is not machine)
         self.losses.forgot(before, disk.contents(), others)
         return found
 
@@ -342,12 +342,14 @@ class World:
         self.scheduler.run(self.now + seconds)
         self._raise()
 
-    def run_until(self, condition: Any, most_s: float) -> None:
-        """Run until `condition()`; SimFailure when that takes longer than `most_s`."""
+    def run_until(
+        self, condition: Callable[[], bool], most_s: float, why: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Run until `condition()`; SimFailure, with `why()`, when that takes over `most_s`."""
         until = self.now + most_s
         while not condition():
             if self.now >= until:
-                raise SimFailure(f"waited {most_s} s of virtual time in vain")
+                raise SimFailure(f"waited {most_s} s of virtual time in vain {why()}".rstrip())
             self.run_for(0.05)
 
     def _raise(self) -> None:
