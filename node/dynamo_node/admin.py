@@ -35,6 +35,21 @@ RING_BYTES_MAX: Final = 16 << 20
 KEYS_LIMIT_MAX: Final = 10_000
 
 
+def authorize(request: web.BaseRequest, token: bytes) -> None:
+    """Raise ProblemError unless the request carries the admin token, where there is one."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if token and (
+        scheme.lower() != "bearer"
+        or not compare_digest(given.strip().encode("utf-8", "replace"), token)
+    ):
+        raise ProblemError(
+            401,
+            "unauthorized",
+            "Not authorized",
+            "send 'Authorization: Bearer TOKEN' with the token of Secret NAME-admin",
+        )
+
+
 class AdminDoor:
     """Everything on port 8081."""
 
@@ -65,17 +80,7 @@ class AdminDoor:
         return answer
 
     async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._token:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not compare_digest(
-                given.strip().encode("utf-8", "replace"), self._token
-            ):
-                raise ProblemError(
-                    401,
-                    "unauthorized",
-                    "Not authorized",
-                    "send 'Authorization: Bearer TOKEN' with the token of Secret NAME-admin",
-                )
+        authorize(request, self._token)
         try:
             return await handler(request)
         except web.HTTPMethodNotAllowed as error:

@@ -7,6 +7,7 @@ refused before anything is written to it.
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
@@ -15,9 +16,10 @@ from dynamo_core.actors import INCARNATION_BYTES
 from dynamo_core.errors import CallerError, Corrupt
 from dynamo_core.ring import Ring
 from dynamo_node.config import BUFFERED, Config
+from dynamo_node.opening import StorageError
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.standing import COUNTS_KEY
-from dynamo_node.storage import META, UNREAD, Store, Unread
+from dynamo_node.storage import FAMILIES, META, UNREAD, Store, Unread
 
 FORMAT: Final = 1
 _FORMAT_KEY: Final = b"format"
@@ -136,17 +138,18 @@ def _grant_key(number: int, incarnation: bytes) -> bytes:
     return _GRANT_PREFIX + number.to_bytes(4, "big") + incarnation
 
 
-async def open_disk(config: Config, outside: Outside = REAL) -> Disk:
-    """Open or format the node's disk.
+async def open_disk(config: Config, outside: Outside = REAL, create: bool = True) -> Disk:
+    """Open the node's disk, or format an empty one if `create` allows it.
 
     Raises CallerError for a disk that is not this node's, StorageError for one
     that doesn't work.
     """
-    store = outside.open_store(config, True)
+    store = outside.open_store(config, create)
     try:
         return await _identified(store, config, outside)
     except BaseException:
-        await store.close()
+        with suppress(StorageError):  # what failed first is told
+            await store.close()
         raise
 
 
@@ -157,6 +160,12 @@ async def _identified(store: Store, config: Config, outside: Outside) -> Disk:
         found = store.scan(META, _FORMAT_KEY, _FORMAT_KEY + b"\x00", 1)
         data = found[0][1] if found else None
     if data is None:
+        held = [f for f in FAMILIES if store.scan(f, b"", b"\xff" * 64, 1)]
+        if held:
+            raise CallerError(
+                f"{path} holds {' and '.join(held)}, but not the record that says whose disk it "
+                "is; nothing was changed on it: name another data_dir, or move this one away"
+            )
         disk_id = outside.random_bytes(16).hex()
         facts = {
             "format": FORMAT,
@@ -173,11 +182,15 @@ async def _identified(store: Store, config: Config, outside: Outside) -> Disk:
         disk_format, cluster_id = int(facts["format"]), str(facts["cluster_id"])
         name, disk_id = str(facts["name"]), str(facts["disk_id"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CallerError(f"{path}: the disk's own description is damaged: {error!r}") from error
-    if disk_format > FORMAT:
         raise CallerError(
-            f"{path} has disk format {disk_format}; this version reads up to {FORMAT}: "
-            "start the newer version again"
+            f"{path}: the record that says whose disk it is can't be read ({error!r}): it holds "
+            f"{data[:60]!r}; it should be JSON with format, cluster_id, name and disk_id. Nothing "
+            "was changed on it: move it away and start again, and the node rebuilds itself"
+        ) from error
+    if not 1 <= disk_format <= FORMAT:
+        raise CallerError(
+            f"{path} has disk format {disk_format}; this version reads 1..{FORMAT}: start the "
+            "version again that wrote it; nothing was changed on it"
         )
     if cluster_id != config.cluster_id.hex():
         raise CallerError(

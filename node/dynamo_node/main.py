@@ -1,9 +1,9 @@
-"""Main: one node process, from its configuration to a clean end.
+"""Main: one node process, from its configuration to its end.
 
-Owns the command line, the three ports, signals and the order of shutting down:
-`/readyz` says no, the node goes on accepting for a while with `Connection:
-close`, then stops accepting, finishes what is in flight, and closes the disk
-with the marker of a clean end.
+Owns the command line, the three ports and signals. The ports are opened once and
+stay for the life of the process; who answers behind them changes with the
+incarnation, and while the disk has failed it is `waiting`. What happens when belongs
+to `supervisor`.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
 
@@ -22,25 +23,27 @@ from dynamo_core.errors import CallerError
 from dynamo_node import __version__
 from dynamo_node.admin import AdminDoor
 from dynamo_node.config import Config, load
-from dynamo_node.http_server import ClientDoor
+from dynamo_node.http_server import ClientDoor, Handler, make_server
 from dynamo_node.inbound import Inbound
 from dynamo_node.logs import set_up
-from dynamo_node.node import Node, start_node
+from dynamo_node.node import Node
+from dynamo_node.opening import StorageError
 from dynamo_node.service import Service
-from dynamo_node.storage import StorageError
+from dynamo_node.supervisor import Supervisor, Trouble
+from dynamo_node.waiting import Refusal, Waiting
 
 log = logging.getLogger(__name__)
 
 EXIT_USAGE: Final = 2
 EXIT_STORAGE: Final = 1
-FINISH_S: Final = 5.0
 BACKLOG: Final = 1024
+SHUTDOWN_S: Final = 1.0
 GC_THRESHOLD: Final = 50_000
 """Allocations between collections: most objects of a request are freed by their count."""
 
 
 def main() -> None:
-    """The entry point; exits 0 after SIGTERM, 1 when the disk fails, 2 for bad input."""
+    """The entry point; exits 0 after SIGTERM, 1 for an end without a store, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="dynamo-node", description="One storage node.")
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="JSON settings")
     parser.add_argument("--version", action="version", version=f"dynamo-node {__version__}")
@@ -53,10 +56,11 @@ def main() -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 50)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            failure = runner.run(_serve(config))
-    except (CallerError, StorageError) as error:
+            runner.run(_run(config))
+    except CallerError as error:
         sys.exit(_told(error, EXIT_USAGE))
-    sys.exit(EXIT_STORAGE if failure else 0)
+    except StorageError as error:
+        sys.exit(_told(error, EXIT_STORAGE))
 
 
 def _told(error: BaseException, code: int) -> int:
@@ -64,86 +68,113 @@ def _told(error: BaseException, code: int) -> int:
     return code
 
 
-async def _serve(config: Config) -> StorageError | None:
-    node = await start_node(config)
-    doors = _Doors(node)
-    try:
-        await doors.open()
-    except BaseException:
-        await doors.close()
-        await node.stop()
-        raise
-    gc.collect()
-    gc.freeze()
-    stop = node.stopped
+async def _run(config: Config) -> None:
+    ports = _Ports(config)
+    supervisor = Supervisor(config, ports)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    log.info(
-        "version %s, http %d, native %d, admin %d, durability %s",
-        __version__,
-        config.http_port,
-        config.native_port,
-        config.admin_port,
-        config.durability,
-    )
-    await stop.wait()
-    node.stopping = True
-    if node.failure is None:
-        log.info("stopping: draining for %d ms", config.timing.drain_ms)
-        node.gossip.tell_all()
-        await asyncio.sleep(config.timing.drain_ms / 1000)
-    await doors.close()
-    await node.stop()
-    log.info("stopped")
-    return node.failure
+        loop.add_signal_handler(number, supervisor.stop)
+    try:
+        await supervisor.run()
+    finally:
+        await ports.close()
 
 
-class _Doors:
-    """The three listening ports."""
+class _Ports:
+    """The three listening ports, as the supervisor's doors."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._client = ClientDoor(node)
-        self._admin = web.AppRunner(AdminDoor(node).app, access_log=None, handle_signals=False)
-        self._service = Service(node)
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._client: Handler = self._nobody
+        self._client_server = make_server(self._answer_client)
+        self._waiting_admin = make_server(self._nobody)
+        self._admin: web.AppRunner | None = None
+        self._service: Service | None = None
         self._connections: set[Inbound] = set()
-        self._servers: list[asyncio.Server] = []
+        self._listening: list[asyncio.Server] = []
 
-    async def open(self) -> None:
-        """Listen everywhere; raises CallerError for a port that can't be had."""
-        config = self._node.config
-        loop = asyncio.get_running_loop()
-        port = config.native_port
-        try:
-            self._servers.append(
-                await loop.create_server(
-                    lambda: Inbound(self._service, self._connections),
-                    config.host,
-                    port,
-                    backlog=BACKLOG,
-                )
-            )
-            port = config.admin_port
-            await self._admin.setup()
-            await web.TCPSite(self._admin, config.host, port).start()
-            port = config.http_port
-            self._servers.append(
-                await loop.create_server(self._client.server, config.host, port, backlog=BACKLOG)
-            )
-        except OSError as error:
-            raise CallerError(f"port {port} on {config.host}: {error.strerror or error}") from error
+    async def serve(self, node: Node) -> None:
+        admin = web.AppRunner(
+            AdminDoor(node).app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=SHUTDOWN_S,
+        )
+        await admin.setup()
+        self._admin = admin
+        self._client = ClientDoor(node).handle
+        self._service = Service(node)
+        await self._listen()
+        # What is here by now stays for the incarnation's life: no collection looks at it.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
-    async def close(self) -> None:
-        """Stop accepting, let what is in flight finish, end the connections."""
-        for server in self._servers:
+    async def refuse(self, trouble: Trouble) -> None:
+        waiting = Waiting(self._config, trouble)
+        self._client = waiting.client
+        self._waiting_admin = make_server(waiting.admin)
+        admin, self._admin, self._service = self._admin, None, None
+        await self._listen()
+        if admin is not None:
+            await admin.cleanup()
+
+    async def shut(self) -> None:
+        for server in self._listening:
             server.close()
-        coordinator = self._node.coordinator
-        until = asyncio.get_running_loop().time() + FINISH_S
-        while coordinator.in_flight and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        self._client.server.pre_shutdown()
-        await self._client.server.shutdown(1.0)
-        await self._admin.cleanup()
+
+    async def leave(self) -> None:
         for connection in list(self._connections):
             connection.close_soon()
+
+    async def close(self) -> None:
+        """End everything that is still open."""
+        await self.shut()
+        self._client_server.pre_shutdown()
+        await self._client_server.shutdown(SHUTDOWN_S)
+        await self._waiting_admin.shutdown(SHUTDOWN_S)
+        if self._admin is not None:
+            await self._admin.cleanup()
+        await self.leave()
+
+    def _answer_client(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        return self._client(request)
+
+    async def _nobody(self, request: web.BaseRequest) -> web.StreamResponse:
+        raise ConnectionError  # no port is open before somebody answers there
+
+    def _native(self) -> asyncio.Protocol:
+        if self._service is None:
+            return Refusal()
+        return Inbound(self._service, self._connections)
+
+    def _admin_connection(self) -> asyncio.Protocol:
+        server = self._waiting_admin if self._admin is None else self._admin.server
+        assert server is not None
+        return server()
+
+    async def _listen(self) -> None:
+        """Open the ports if they aren't yet; raises CallerError for one that can't be had."""
+        if self._listening:
+            return
+        config, loop = self._config, asyncio.get_running_loop()
+        for factory, port in (
+            (self._native, config.native_port),
+            (self._admin_connection, config.admin_port),
+            (self._client_server, config.http_port),
+        ):
+            try:
+                server = await loop.create_server(factory, config.host, port, backlog=BACKLOG)
+            except OSError as error:
+                raise CallerError(
+                    f"port {port} on {config.host}: {error.strerror or error}"
+                ) from error
+            self._listening.append(server)
+        log.info(
+            "version %s, http %d, native %d, admin %d, durability %s",
+            __version__,
+            config.http_port,
+            config.native_port,
+            config.admin_port,
+            config.durability,
+        )

@@ -9,10 +9,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
 
 from dynamo_core.actors import Minter
-from dynamo_core.errors import CallerError, DynamoError
+from dynamo_core.errors import CallerError, Corrupt, DynamoError
 from dynamo_core.frames import Frame, RingName
 from dynamo_core.handshake import Identity
 from dynamo_core.objects import FEATURE_LEVEL
@@ -20,7 +21,7 @@ from dynamo_core.ring import Ring
 from dynamo_core.wire import Code, Lease, Type
 from dynamo_node import __version__
 from dynamo_node.antientropy import AntiEntropy
-from dynamo_node.config import Config
+from dynamo_node.config import BUFFERED, Config
 from dynamo_node.coordinator import Coordinator
 from dynamo_node.disk import Clean, Disk, new_incarnation, open_disk
 from dynamo_node.disk_health import RESERVE_BYTES, DiskHealth, headroom_bytes
@@ -29,6 +30,7 @@ from dynamo_node.handoff import Handoff
 from dynamo_node.inbound import Inbound
 from dynamo_node.incarnations import Known, confirmed
 from dynamo_node.links import Link
+from dynamo_node.opening import DamagedError, damaged
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.pings import Pings
 from dynamo_node.reaper import Reaper
@@ -147,12 +149,19 @@ class Node:
 
     # Life
 
-    async def start(self) -> None:
-        """Count what is here, take up the ring on disk, begin the loops."""
+    async def start(self, reopened: bool = False) -> None:
+        """Count what is here, take up the ring on disk, begin the loops.
+
+        `reopened`: this process had the disk open when it failed.
+        """
         ring = self.disk.ring()
         self.standing.load(self.disk.standing())
-        if ring is not None and self.disk.lost_writes(self._clean is not None, self._boot):
-            log.warning("the machine went down with writes that were only buffered: recovering")
+        lost = self.disk.lost_writes(self._clean is not None, self._boot)
+        # What a failed sync was about may be gone from the page cache too.
+        lost = lost or (reopened and self.config.durability == BUFFERED)
+        if ring is not None and lost:
+            what = "disk failed" if reopened else "machine went down"
+            log.warning("the %s with writes that were only buffered: recovering", what)
             self.standing.unclean(range(ring.partitions))
         await self.disk.keep_boot(self._boot, self.config.durability)
         await self.incarnations.load()
@@ -223,9 +232,9 @@ class Node:
             self.replica.keys = count - counted_from
 
     def _store_broke(self, error: StorageError) -> None:
-        # Nothing in memory is trusted any more. The process ends without the
-        # clean marker, and its next start takes a new incarnation.
-        log.critical("%s; stopping, to start again under a new incarnation", error)
+        # Nothing in memory is trusted any more: this incarnation ends without the
+        # clean marker, and `supervisor` opens the disk again under a new one.
+        log.critical("%s; incarnation %s ends", error, self.incarnation.hex())
         self.disk_health.failed(str(error))
         self.failure = error
         self.stopped.set()
@@ -471,9 +480,25 @@ def _reserve(config: Config, outside: Outside) -> int:
         return RESERVE_BYTES
 
 
-async def start_node(config: Config, outside: Outside = REAL) -> Node:
-    """Open the disk and make the node; raises CallerError or StorageError."""
-    disk = await open_disk(config, outside)
-    node = Node(config, disk, await disk.take_clean_marker(), outside)
-    await node.start()
+async def start_node(config: Config, outside: Outside = REAL, reopened: bool = False) -> Node:
+    """Open the disk and make the node; raises CallerError or StorageError.
+
+    `reopened`: the disk failed in this process, so nothing that is empty takes its place.
+    """
+    disk = await open_disk(config, outside, create=not reopened)
+    node = None
+    try:
+        node = Node(config, disk, await disk.take_clean_marker(), outside)
+        await node.start(reopened)
+    except BaseException as error:
+        with suppress(StorageError):  # what failed first is told
+            if node is None:
+                await disk.store.close()
+            else:
+                node.failure = node.failure or StorageError(str(error))  # no marker of a clean end
+                await node.stop()
+        if isinstance(error, Corrupt):
+            what = f"the store at {config.data_dir} can't be used"
+            raise DamagedError(damaged(what, str(error), config.data_dir / "db")) from error
+        raise
     return node
