@@ -5,7 +5,6 @@ their life as `main` arranges it, without the HTTP doors: start, serve, drain,
 stop; and what befalls a process. Everything random comes from the seed.
 """
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -27,15 +26,15 @@ from dynamo_core.ring import Ring
 from dynamo_node.config import SYNC, Config, Limits, Timing
 from dynamo_node.coordinator import Coordinator
 from dynamo_node.inbound import Inbound
-from dynamo_node.node import Node, start_node
+from dynamo_node.node import Node
+from dynamo_node.opening import StorageError
 from dynamo_node.outside import Outside
 from dynamo_node.service import Service
-from dynamo_node.storage import StorageError
+from dynamo_node.supervisor import Supervisor, Trouble
 
 CLUSTER_ID: Final = bytes(range(16))
 WALL_START_MS: Final = 1_700_000_000_000
 NATIVE_PORT: Final = 7070
-FINISH_S: Final = 5.0
 
 
 class Machine:
@@ -84,6 +83,7 @@ class Process:
         self.loop.connect = world.net.connect
         self.node: Node | None = None
         self.stop_wanted = False
+        self._supervisor: Supervisor | None = None
         self.connections: set[Inbound] = set()
         world.scheduler.soon(self.loop, self._begin, ())
 
@@ -91,44 +91,44 @@ class Process:
         self.loop.create_task(self._serve())
 
     async def _serve(self) -> None:
-        machine, world = self.machine, self.machine.world
+        machine = self.machine
+        self._supervisor = Supervisor(machine.config, self, machine.outside())
+        if self.stop_wanted:
+            self._supervisor.stop()
         try:
-            node = await start_node(machine.config, machine.outside())
-        except (CallerError, StorageError) as error:
-            world.note(machine.name, f"doesn't start: {error}")
-            self._gone()
-            return
+            await self._supervisor.run()
+        except (CallerError, StorageError) as error:  # `main` says so and exits
+            machine.world.note(machine.name, f"ends: {error}")
+        self._gone()
+
+    # The supervisor's doors
+
+    async def serve(self, node: Node) -> None:
+        machine, world = self.machine, self.machine.world
         service = Service(node)
         self.node = node
-        if self.stop_wanted:
-            node.stopped.set()
         world.started(machine, node)
         world.net.listen(
             machine.name, NATIVE_PORT, self.loop, lambda: Inbound(service, self.connections)
         )
-        await node.stopped.wait()
-        node.stopping = True
-        if node.failure is None:
-            node.gossip.tell_all()
-            await asyncio.sleep(machine.config.timing.drain_ms / 1000)
-        world.net.stop_listening(machine.name)
-        until = self.loop.time() + FINISH_S
-        while node.coordinator.in_flight and self.loop.time() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+
+    async def refuse(self, trouble: Trouble) -> None:
+        self.machine.world.note(self.machine.name, f"has no store: {trouble.error}")
+        self.node = None
+        await self.shut()
+
+    async def shut(self) -> None:
+        self.machine.world.net.stop_listening(self.machine.name)
+
+    async def leave(self) -> None:
         for connection in sorted(self.connections, key=lambda c: getattr(c.transport, "number", 0)):
             connection.close_soon()
-        try:
-            await node.stop()
-        except StorageError as error:  # `main` says so and exits
-            world.note(machine.name, f"doesn't end cleanly: {error}")
-        self._gone()
 
     def stop(self) -> None:
         """SIGTERM."""
         self.stop_wanted = True
-        if self.node is not None:
-            node = self.node
-            self.machine.world.scheduler.soon(self.loop, node.stopped.set, ())
+        if self._supervisor is not None:
+            self.machine.world.scheduler.soon(self.loop, self._supervisor.stop, ())
 
     def _gone(self) -> None:
         machine = self.machine
