@@ -80,6 +80,8 @@ class Replica:
         """The ring in force, which stamps hints."""
         self.on_change: Change = lambda skey, old, new: None
         """Told (digest + key, old object, new object) before a change is put into the batch."""
+        self.on_emptied: list[Callable[[int, bytes, bytes], None]] = []
+        """Told (partition, start, end) before all places start <= place < end are deleted."""
         self.on_new_incarnation: Callable[[bytes], None] = lambda incarnation: None
         self.keys: int | None = None
         """Keys with a record here (tombstones too); None until they are counted."""
@@ -331,6 +333,18 @@ class Replica:
             self._store.commit(done, sync=True)
 
         self._turns.take(OBJECTS, skey, remove)
+
+    def empty(self, partition: int, start: bytes, end: bytes) -> None:
+        """Delete every record of the partition, unread, within the tick's batch.
+
+        Its places are start <= place < end. Nobody sees one of them any more, not even
+        who is waiting for it already; what is written from now on stays.
+        """
+        for told in self.on_emptied:
+            told(partition, start, end)
+        self._turns.emptied(OBJECTS, start, end)
+        self._store.delete_range(OBJECTS, start, end)
+        self.keys = None
 
     def partition_of(self, digest: bytes) -> int:
         """The partition that a key's digest lies in."""

@@ -34,6 +34,8 @@ class Tombstones:
         self._counted_to = b""
         self._meanwhile: dict[bytes, bool] = {}
         """Behind the scan: places that changed while it read, and whether a tombstone is there."""
+        self._void: list[tuple[bytes, bytes]] = []
+        """Ranges that were emptied while it read."""
 
     def changed(self, skey: bytes, old: bytes | None, new: bytes | None, now: float) -> None:
         """A record changed; told before the change is put into the batch."""
@@ -51,6 +53,15 @@ class Tombstones:
             self._remember(partition, skey, now)
         else:
             self._sample.get(partition, {}).pop(skey, None)
+
+    def emptied(self, partition: int, start: bytes, end: bytes) -> None:
+        """Every record of the partition, start <= place < end, is about to be deleted."""
+        self._counts.pop(partition, None)
+        self._sample.pop(partition, None)
+        # What the scan is reading just now may lie there.
+        self._void.append((start, end))
+        for skey in [s for s in self._meanwhile if start <= s < end]:
+            del self._meanwhile[skey]
 
     def count(self, partition: int) -> int:
         """Tombstones in this node's own records of `partition`, as far as they are counted."""
@@ -74,10 +85,15 @@ class Tombstones:
             async with self._slices.slice("reaping"):
                 start = self._counted_to
                 self._meanwhile = {}
+                self._void.clear()
                 await self._store.durable()  # what changed before is on disk for the scan
                 pairs = await self._store.scan_async(OBJECTS, start, end, SCAN_KEYS, SCAN_BYTES)
                 upto = pairs[-1][0] + b"\x00" if pairs else end
-                found = {skey: _is_tombstone(data) for skey, data in pairs}
+                found = {
+                    skey: _is_tombstone(data)
+                    for skey, data in pairs
+                    if not any(s <= skey < e for s, e in self._void)
+                }
                 found.update((s, t) for s, t in self._meanwhile.items() if s < upto)
                 self._counted_to = upto
                 for skey in sorted(s for s, tombstone in found.items() if tombstone):

@@ -107,6 +107,16 @@ class Trees:
         tree.change(index & (SEGMENTS - 1), difference)
         self._dirty[index] = None
 
+    def emptied(self, partition: int) -> None:
+        """Every object of the partition is about to be deleted."""
+        first, end = partition * SEGMENTS, (partition + 1) * SEGMENTS
+        self._trees.pop(partition, None)
+        for index in [i for i in self._dirty if first <= i < end]:
+            del self._dirty[index]
+        self._store.delete_range(
+            TREES, first.to_bytes(_KEY_BYTES, "big"), end.to_bytes(_KEY_BYTES, "big")
+        )
+
     def _put_dirty(self) -> None:
         dirty = self._dirty
         if not dirty:

@@ -16,11 +16,12 @@ WithValue: TypeAlias = Callable[[bytes | None], None]
 class Turns:
     """One per store."""
 
-    __slots__ = ("_loading", "_store")
+    __slots__ = ("_emptied", "_loading", "_store")
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._loading: dict[tuple[str, bytes], list[WithValue]] = {}
+        self._emptied: set[tuple[str, bytes]] = set()
 
     def take(self, family: str, place: bytes, then: WithValue) -> None:
         """Call `then` with what is stored, after everybody who asked before."""
@@ -35,8 +36,15 @@ class Turns:
             return
         then(value)
 
+    def emptied(self, family: str, start: bytes, end: bytes) -> None:
+        """All of start <= place < end was deleted: what is being read there is no more."""
+        self._emptied.update(at for at in self._loading if at[0] == family and start <= at[1] < end)
+
     def _loaded(self, family: str, place: bytes, found: bytes | None) -> None:
         waiting = self._loading.pop((family, place))
+        if self._emptied and (family, place) in self._emptied:
+            self._emptied.discard((family, place))
+            found = None
         for then in waiting:
             # The one before may have written: the batch knows better than the disk.
             value = self._store.peek(family, place)

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from tests.node.node_processes import Cluster, NodeProcess
 
-from dynamo_core import objects
+from dynamo_core import objects, records
 from dynamo_core.merkle import EMPTY_ROOT
 from dynamo_core.objects import ABSENT, Sibling
+from dynamo_core.records import Record
 from dynamo_core.ring import partition_of, position
 from dynamo_core.versions import EMPTY
 from dynamo_node.config import Limits
-from dynamo_node.digests import recomputed
+from dynamo_node.digests import partition_range, recomputed
 from dynamo_node.disk import Disk
 from dynamo_node.replica import Replica
-from dynamo_node.storage import META, TREES, Store
+from dynamo_node.storage import META, OBJECTS, TREES, UNREAD, Store
 from dynamo_node.trees import VERSION_KEY, Trees
 
 Q = 16
@@ -88,6 +89,47 @@ async def test_a_segment_without_keys_leaves_nothing_on_disk(tmp_path: Path) -> 
     assert bench.store.scan(TREES, b"", b"\xff" * 4, 10) == []
     assert bench.trees.root(partition_of(position(b"k"), Q)) == EMPTY_ROOT
     await bench.store.close()
+
+
+async def test_a_partition_is_emptied_at_one_stroke_and_what_comes_after_stays(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    bench.replica.on_emptied.append(lambda partition, *_: bench.trees.emptied(partition))
+    bench.trees.ring_has(Q)
+    partition = partition_of(position(b"here"), Q)
+    for n in range(100):
+        bench.merge(b"key%d" % n, _object(1))
+    bench.merge(b"here", _object(1))
+    bench.merge(b"loading", _object(1))
+    before = await bench.check()
+    merged: list[bytes | None] = []
+    bench.merge(b"here", _object(2))  # in the tick that empties: gone
+    # What is being read from disk when its partition is emptied isn't seen by who waits.
+    digest = position(b"here")
+    load, held = bench.store.load, []
+    bench.store.load = lambda *ask: held.append(ask)  # type: ignore[method-assign,misc]
+    bench.store.peek, peek = lambda *at: UNREAD, bench.store.peek  # type: ignore[method-assign]
+    bench.replica.read_own(digest + b"here", merged.append, lambda error: None)
+    bench.store.peek, bench.store.load = peek, load  # type: ignore[method-assign]
+    start, end = partition_range(RING, partition)
+    bench.replica.empty(partition, start, end)
+    bench.merge(b"here", _object(3))
+    [(_, _, done)] = held
+    done(b"what was read before")
+    assert merged == [None]
+    after = await bench.check()
+    assert {p: root for p, root in before.items() if p != partition} == {
+        p: root for p, root in after.items() if p != partition
+    }
+    assert await bench.store.scan_async(OBJECTS, start, end, 10) == [
+        (digest + b"here", records.to_bytes(Record(_object(3), None)))
+    ]
+    await bench.store.close()
+    again = Bench(tmp_path)
+    await again.trees.load(Q)
+    assert await again.check() == after
+    await again.store.close()
 
 
 async def test_a_disk_of_an_earlier_version_gets_its_trees_once(tmp_path: Path) -> None:
