@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
+from tests.sim.disk import SimDisk
+
 from dynamo_core import objects, records
 from dynamo_core.records import DIGEST_BYTES, Record
 from dynamo_core.versions import Clock, Dot
@@ -18,6 +20,21 @@ from dynamo_node.storage import HINTS, OBJECTS
 
 Contents: TypeAlias = Mapping[str, Mapping[bytes, bytes]]
 _TARGET_BYTES: Final = 4
+
+
+class WatchedDisk(SimDisk):
+    """A disk that tells when it forgets; `forgetting(act)` carries out `act`."""
+
+    forgetting: Callable[[Callable[[], None]], None]
+
+    def lose_unsynced(self) -> None:
+        self.forgetting(super().lose_unsynced)
+
+    def wipe(self) -> None:
+        self.forgetting(super().wipe)
+
+    def roll_back(self, snapshot: dict[str, dict[bytes, bytes]]) -> None:
+        self.forgetting(lambda: SimDisk.roll_back(self, snapshot))
 
 
 class Losses:

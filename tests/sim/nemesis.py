@@ -231,11 +231,11 @@ class Nemesis:
         world.crash(machine, power=True)
         snapshot = self._snapshots.get(machine.name)
         if what == LOST or snapshot is None:
-            world.forgets(machine, machine.disk.wipe)
+            machine.disk.wipe()
             world.faults["disk lost"] += 1
             world.note(machine.name, "its disk is lost")
         else:
-            world.forgets(machine, lambda: machine.disk.roll_back(snapshot))
+            machine.disk.roll_back(snapshot)
             world.faults["disk rolled back"] += 1
             world.note(machine.name, "its disk is rolled back")
         self._later(world.start, machine)

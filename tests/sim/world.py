@@ -9,13 +9,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from tests.sim.disk import SimDisk, SimStore
 from tests.sim.loop import NodeLoop, Scheduler, SimFailure
-from tests.sim.losses import Losses
+from tests.sim.losses import Losses, WatchedDisk
 from tests.sim.net import Network
 from tests.sim.shape import Shape
 
@@ -44,7 +45,8 @@ class Machine:
         self.world = world
         self.name = name
         self.rng = Random(f"{world.seed}/{name}")
-        self.disk = SimDisk(Random(f"{world.seed}/{name}/disk"))
+        self.disk = WatchedDisk(Random(f"{world.seed}/{name}/disk"))
+        self.disk.forgetting = partial(world.forgets, self.disk)
         self.free_bytes = 1 << 40
         self.skew_ms = 0
         self.boots = 1
@@ -283,7 +285,7 @@ class World:
         if power:
             if process is not None:
                 self.net.power_off(process.loop)
-            lost = self.forgets(machine, machine.disk.cut_power)
+            lost = machine.disk.cut_power()
             machine.boots += 1
             self.faults["unsynced batches lost"] += lost
             self.note(machine.name, f"power cut, {lost} batches lost")
@@ -291,15 +293,13 @@ class World:
             self.net.process_gone(process.loop)
             self.note(machine.name, "is killed")
 
-    def forgets(self, machine: Machine, act: Callable[[], Any]) -> Any:
-        """Carry out `act`, in which a disk may lose what it held."""
+    def forgets(self, disk: SimDisk, act: Callable[[], None]) -> None:
+        """Carry out `act`, in which `disk` may lose what it held."""
         buffered = self.shape.durability != SYNC
-        disk = machine.disk
         before = disk.contents() if buffered else {f: {**p} for f, p in disk.synced.items()}
-        found = act()
-        others = (m.disk.contents() for m in self.machines if m is not machine)
+        act()
+        others = (m.disk.contents() for m in self.machines if m.disk is not disk)
         self.losses.forgot(before, disk.contents(), others)
-        return found
 
     def stop(self, machine: Machine) -> None:
         """SIGTERM; it stays down until it is started."""
