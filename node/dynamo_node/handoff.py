@@ -160,7 +160,7 @@ class Handoff:
                 self.delivered += 1
                 taken += 1
             elif kind == wire.Type.ERROR and payload[:1] == _REAPED:
-                self._refused_as_reaped(target, place, data)
+                self._refused_as_reaped(target, place, data, payload)
                 taken += 1
         return len(sent), taken
 
@@ -200,14 +200,16 @@ class Handoff:
             return wire.Type.WRITTEN, b""
         return wire.Type.ERROR, error.reply() if isinstance(error, PeerRefusal) else b""
 
-    def _refused_as_reaped(self, target: int, place: bytes, data: bytes) -> None:
+    def _refused_as_reaped(self, target: int, place: bytes, data: bytes, reply: bytes) -> None:
         """The owner has committed a round beyond this hint's.
 
-        Every member of that time had said that it holds no hint, so this one came back
-        with an old disk: it goes undelivered, and what else it may have brought is
-        looked for by anti-entropy.
+        Every member of that time had said that it holds no hint, so this one is newer, or
+        it came back with an old disk: then it goes undelivered, and what else it may have
+        brought is looked for by anti-entropy.
         """
         hints = self._replica.hints
+        if hints.refused_as_reaped(place, data, wire.unpack_reaped(reply)[1]):
+            return
         partition = self._replica.partition_of(place[4 : 4 + DIGEST_BYTES])
         name = self._topology.host_name(target)
         log.warning("a hint for %s is older than its partition's reaping", name)

@@ -16,7 +16,7 @@ from typing import Final
 from dynamo_core import objects, records
 from dynamo_core.errors import Corrupt
 from dynamo_core.frames import RingName
-from dynamo_core.records import DIGEST_BYTES, Record, Stamp
+from dynamo_core.records import DIGEST_BYTES, SEVERAL, Record, Stamp
 from dynamo_core.ring import partition_of
 from dynamo_core.rounds import Rounds
 from dynamo_node.refusals import NoRoomError, ReadOnlyError, ReapedError
@@ -43,6 +43,8 @@ class HintStore:
         self._partitions = 1
         self.read_only: Callable[[], bool] = lambda: False
         """Whether the disk takes nothing more."""
+        self.incarnation: Callable[[], bytes] = lambda: SEVERAL
+        """The node's present one, which stamps what is taken; SEVERAL before it is sure of it."""
         self.bytes_max = bytes_max
         self.bytes = 0
         self.by_target: dict[int, int] = {}
@@ -142,6 +144,12 @@ class HintStore:
 
     def put(self, place: bytes, record: Record, old: bytes | None) -> None:
         """Put a hint's record into the batch in the place of `old`; within that place's turn."""
+        stamp = record.stamp
+        if stamp is not None:
+            incarnation = self.incarnation()
+            if old is not None and _incarnation_of(old) != incarnation:
+                incarnation = SEVERAL
+            record = record._replace(stamp=stamp._replace(incarnation=incarnation))
         data = records.to_bytes(record)
         if old is not None:
             self._counted(place, len(old), -1)
@@ -157,6 +165,31 @@ class HintStore:
                 self._counted(place, len(data), -1)
 
         self._turns.take(HINTS, place, forget)
+
+    def refused_as_reaped(self, place: bytes, sent: bytes, reap_round: int) -> bool:
+        """Its target has committed `reap_round`, beyond the hint's; whether it stays here.
+
+        A round needs the yes of every member, given while it keeps no hint. So a hint
+        that was taken as a whole by the present incarnation is newer than a round which
+        that one has not said yes to: this node has only not heard of it, because its
+        disk or its membership is new. It is stamped with the round, and delivered.
+        """
+        record, incarnation = records.from_bytes(sent), self.incarnation()
+        stamp = record.stamp
+        if stamp is None or stamp.incarnation == SEVERAL:
+            return False
+        if incarnation == SEVERAL:  # its peers haven't confirmed yet that it goes on
+            return True
+        if stamp.incarnation != incarnation or stamp.reap_round >= reap_round:
+            return False
+        restamped = record._replace(stamp=stamp._replace(reap_round=reap_round))
+
+        def restamp(data: bytes | None) -> None:
+            if data == sent:
+                self.put(place, restamped, data)
+
+        self._turns.take(HINTS, place, restamp)
+        return True
 
     def _counted(self, place: bytes, size: int, sign: int) -> None:
         target = int.from_bytes(place[:_TARGET_BYTES], "big")
@@ -196,6 +229,11 @@ class HintStore:
         if self._marks.get((partition, target)) == made:
             del self._marks[partition, target]
             self._store.delete(META, _mark_key(partition, target))
+
+
+def _incarnation_of(data: bytes) -> bytes:
+    stamp = records.from_bytes(data).stamp
+    return SEVERAL if stamp is None else stamp.incarnation
 
 
 def _mark_key(partition: int, target: int) -> bytes:

@@ -17,6 +17,7 @@ from dynamo_core.errors import CallerError, Corrupt, DynamoError
 from dynamo_core.frames import Frame, RingName
 from dynamo_core.handshake import Identity
 from dynamo_core.objects import FEATURE_LEVEL
+from dynamo_core.records import SEVERAL
 from dynamo_core.ring import Ring
 from dynamo_core.wire import Code, Lease, Type
 from dynamo_node import __version__
@@ -76,9 +77,11 @@ class Node:
         self.coordinator.on_stale_ring = lambda number, code: self.exchange_rings(
             number, teach=code == Code.NOT_READY
         )
-        self.coordinator.counts = self.standing.counts
         self.disk_health = DiskHealth(lambda: outside.free_bytes(config), _reserve(config, outside))
         self.replica.read_only = self.replica.hints.read_only = lambda: self.disk_health.read_only
+        self.replica.hints.incarnation = lambda: (
+            SEVERAL if self.replica.minter is None else self.replica.minter.incarnation
+        )
         self.slices = Slices()
         self.coordinator.admission = self.slices.admission
         self.recovery = Recovery(self)
@@ -87,10 +90,11 @@ class Node:
             disk.store, self.replica, self.topology, self.slices, self.gossip.spared
         )
         self.reaper = Reaper(self)
+        self.coordinator.counts = self.reaper.copies.answers
         self.pings = Pings(self)
         self.antientropy = AntiEntropy(self)
-        self.antientropy.reaped = self.reaper.is_reaped
-        self.antientropy.compare_rounds = self.reaper.compared
+        self.antientropy.reaped = self.reaper.lists.names
+        self.antientropy.compare_rounds = self.reaper.copies.heard_committed
         self.stopping = False
         self.stopped = asyncio.Event()
         self.failure: StorageError | None = None
@@ -181,6 +185,7 @@ class Node:
         self.in_background(self.handoff.run())
         self.in_background(self.recovery.run())
         self.in_background(self.gossip.run())
+        self.in_background(self.reaper.copies.run())
         self.in_background(self.reaper.run())
         self.in_background(self.pings.run())
         self.in_background(Seeds(self).run())
@@ -207,6 +212,34 @@ class Node:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+
+    def answer_later(
+        self,
+        caller: Inbound,
+        frame: Frame,
+        kind: Type,
+        answer: Callable[[], Coroutine[Any, Any, bytes]],
+    ) -> None:
+        """Reply to another node's request with what `answer()` gives, or with its error."""
+
+        async def work() -> None:
+            try:
+                caller.reply(frame.request_id, kind, await answer())
+            except DynamoError as error:
+                text = wire.pack_error(Code.STORAGE, str(error)[:512])
+                caller.reply(frame.request_id, Type.ERROR, text)
+
+        self.in_background(work())
+
+    def ring_differs(self, caller: Inbound, frame: Frame) -> bool:
+        """Whether sender and receiver hold different rings; the sender is told, and mends that."""
+        mine = self.topology.name
+        if (frame.epoch, frame.ring_id) == mine and mine != NO_RING:
+            return False
+        code = Code.NOT_READY if mine < (frame.epoch, frame.ring_id) else Code.STALE_RING
+        text = wire.pack_error(code, f"this node's ring is of epoch {mine.epoch}")
+        caller.reply(frame.request_id, Type.ERROR, text)
+        return True
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -345,6 +378,7 @@ class Node:
         def up(_: Link) -> None:
             self.handoff.wake()
             self.recovery.wake()
+            self.reaper.copies.wake()
 
         link.on_up = up
         return link

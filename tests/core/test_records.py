@@ -21,6 +21,7 @@ RECORDS = st.builds(
         st.integers(0, 2**64 - 1),
         st.integers(0, 2**64 - 1),
         st.binary(min_size=16, max_size=16),
+        st.binary(min_size=8, max_size=8),
     ),
 )
 
@@ -48,7 +49,7 @@ def test_a_header_that_ends_early_is_corrupt(record: Record, data: st.DataObject
 
 def test_a_flag_of_a_later_version_is_refused_not_ignored() -> None:
     with pytest.raises(Corrupt, match="header"):
-        records.from_bytes(b"\x04object")
+        records.from_bytes(b"\x08object")
 
 
 @given(st.integers(0, 2**32 - 1), st.binary(min_size=16, max_size=16), st.binary(min_size=1))

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.sim.test_planted_bugs import Play
 from tests.sim.world import Machine
 
+from dynamo_core.history import ACKNOWLEDGED
 from dynamo_core.outcomes import Kind
 from dynamo_core.wire import Op, Operation
+from dynamo_node.config import Timing
 
 TIMEOUT_MS = 2000
 
@@ -67,3 +70,37 @@ def test_a_write_finds_the_one_stand_in_that_is_left(seed: int) -> None:
         _cut(play, [owners[0], others[-1]])
         done = _asked(play, owners[0], Op.PUT)
         assert (done.kind, done.primary, done.standin) == (Kind.WRITTEN, 1, 1), done
+
+
+def _reaped(play: Play) -> int:
+    """Write and delete the key until its tombstone is reaped; the round of its partition."""
+    play.put()
+    assert play.ask(Op.DELETE, context=True).outcome == ACKNOWLEDGED
+    owners, _ = _in_order(play)
+    partition = play.machine(0).topology.place(play.key).partition
+
+    def committed() -> list[int]:
+        return [o.node.replica.rounds.committed(partition) for o in owners if o.node is not None]
+
+    play.world.run_until(lambda: len(committed()) == 3 and min(committed()) > 0, 120.0)
+    return min(committed())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_stand_in_with_a_new_disk_acknowledged_outlives_the_rounds_it_did_not_know(
+    seed: int,
+) -> None:
+    # Its hint carries no round: the owners have committed some with its last disk's yes.
+    with _play(seed, 5, w=1, timing=replace(Timing(), reap_delay_ms=200)) as play:
+        _reaped(play)
+        owners, others = _in_order(play)
+        play.kill(*owners, others[0])
+        others[0].disk.wipe()
+        play.start(others[0])
+        play.kill(others[1])  # which has told it the ring
+        assert _asked(play, others[0], Op.PUT).kind == Kind.WRITTEN
+        play.start(*owners, others[1])
+        play.world.run_until(play.world.all_linked, 30.0)
+        play.until_handed_off()
+        play.world.run_for(5.0)
+        assert _asked(play, owners[0], Op.GET).kind == Kind.VALUES

@@ -1,0 +1,83 @@
+"""Hints that their target refuses as reaped: which ones are newer than that round, and stay."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dynamo_core import objects, records
+from dynamo_core.objects import ABSENT, Sibling
+from dynamo_core.records import SEVERAL, Record, Stamp
+from dynamo_core.ring import position
+from dynamo_core.rounds import Rounds
+from dynamo_core.versions import EMPTY
+from dynamo_node.hints import HintStore
+from dynamo_node.storage import HINTS, Store
+from dynamo_node.turns import Turns
+
+FIRST, SECOND = b"incarn-1", b"incarn-2"
+KEY, TARGET = b"key", 7
+PLACE = records.hint_key(TARGET, position(KEY), KEY)
+STAMP = Stamp(0, 1, bytes(16))
+
+
+def _object(actor: bytes) -> bytes:
+    return objects.to_bytes(
+        objects.put(ABSENT, EMPTY, Sibling((actor * 16, 1), actor * 16, 0, "", actor))
+    )
+
+
+@pytest.fixture
+async def hints(tmp_path: Path) -> AsyncIterator[HintStore]:
+    store = Store(tmp_path / "db", sync=True, memory_bytes=16 << 20)
+    hints = HintStore(store, Turns(store), Rounds(), 1 << 20)
+    hints.incarnation = lambda: FIRST
+    yield hints
+    await store.close()
+
+
+async def _kept(hints: HintStore, actor: bytes = b"a") -> bytes:
+    hints.keep(KEY, position(KEY), TARGET, _object(actor), STAMP, lambda error: None)
+    await hints._store.durable()
+    return _held(hints)
+
+
+def _held(hints: HintStore) -> bytes:
+    data = hints._store.peek(HINTS, PLACE)
+    assert isinstance(data, bytes)
+    return data
+
+
+def _record(hints: HintStore) -> Record:
+    return records.from_bytes(_held(hints))
+
+
+async def test_one_of_the_present_incarnation_is_stamped_with_the_round(hints: HintStore) -> None:
+    sent = await _kept(hints)
+    assert hints.refused_as_reaped(PLACE, sent, 5)
+    assert _record(hints).stamp == Stamp(5, 1, bytes(16), FIRST)
+    assert hints.by_target == {TARGET: 1}
+    assert not hints.refused_as_reaped(PLACE, _held(hints), 5), "it was of that round already"
+
+
+async def test_one_of_an_earlier_incarnation_goes(hints: HintStore) -> None:
+    sent = await _kept(hints)
+    hints.incarnation = lambda: SECOND
+    assert not hints.refused_as_reaped(PLACE, sent, 5)
+    # What is merged into it is lost with it, as on a disk that is lost.
+    assert not hints.refused_as_reaped(PLACE, await _kept(hints, b"b"), 5)
+    assert _record(hints).stamp == Stamp(0, 1, bytes(16), SEVERAL)
+
+
+async def test_before_the_peers_have_confirmed_the_incarnation_it_waits(hints: HintStore) -> None:
+    sent = await _kept(hints)
+    hints.incarnation = lambda: SEVERAL
+    assert hints.refused_as_reaped(PLACE, sent, 5)
+    assert _held(hints) == sent
+
+
+async def test_one_that_has_changed_since_it_was_sent_is_not_touched(hints: HintStore) -> None:
+    sent = await _kept(hints)
+    changed = await _kept(hints, b"b")
+    assert hints.refused_as_reaped(PLACE, sent, 5)
+    assert _held(hints) == changed
