@@ -12,12 +12,12 @@ exact: a timer never fires before its time by a rounding.
 
 import asyncio
 import contextvars
-import heapq
 import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from heapq import heappop, heappush
 from math import ceil
 from typing import Any, Final
 
@@ -26,7 +26,6 @@ STEPS_PER_INSTANT_MAX: Final = 200_000
 """Callbacks at one instant of virtual time beyond which a run counts as stuck."""
 
 _set_running_loop = asyncio._set_running_loop
-_copy_context = contextvars.copy_context
 
 
 class SimFailure(Exception):
@@ -43,7 +42,7 @@ class Handle:
         loop: "NodeLoop | None",
         callback: Callable[..., object],
         args: tuple[Any, ...],
-        context: contextvars.Context,
+        context: contextvars.Context | None,
         when: float = 0.0,
         is_timer: bool = False,
     ) -> None:
@@ -85,7 +84,7 @@ class Scheduler:
         context: contextvars.Context | None = None,
     ) -> Handle:
         """Queue a callback behind everything that is due now; `loop` None is the world's own."""
-        handle = Handle(loop, callback, args, context or _copy_context())
+        handle = Handle(loop, callback, args, context)
         self._ready.append(handle)
         return handle
 
@@ -99,10 +98,12 @@ class Scheduler:
         is_timer: bool = False,
     ) -> Handle:
         """Call back at virtual time `when`, in seconds, at the earliest."""
-        handle = Handle(loop, callback, args, context or _copy_context(), when, is_timer)
+        handle = Handle(loop, callback, args, context, when, is_timer)
         ticks = ceil(when * TICKS_PER_S)
-        self._sequence += 1
-        heapq.heappush(self._timers, (max(ticks, self._ticks), self._sequence, handle))
+        if ticks < self._ticks:
+            ticks = self._ticks
+        self._sequence = sequence = self._sequence + 1
+        heappush(self._timers, (ticks, sequence, handle))
         return handle
 
     def again(self, handles: list[Handle]) -> None:
@@ -137,7 +138,12 @@ class Scheduler:
                     if not left:
                         raise SimFailure(f"stuck at {self.now:.6f} s; last was {callback!r}")
                     try:
-                        handle.context.run(callback, *handle.args)
+                        # Without a context of its own it is no task's: nothing here keeps
+                        # anything in context variables, so that copies would only cost.
+                        if handle.context is None:
+                            callback(*handle.args)
+                        else:
+                            handle.context.run(callback, *handle.args)
                     except SimFailure:
                         raise
                     except Exception as error:
@@ -155,7 +161,7 @@ class Scheduler:
                 self._ticks = due
                 self.now = due / TICKS_PER_S
                 while timers and timers[0][0] == due:
-                    ready.append(heapq.heappop(timers)[2])
+                    ready.append(heappop(timers)[2])
         finally:
             _set_running_loop(None)
 
