@@ -14,6 +14,7 @@ it answered; that, and waiting, is the caller's.
 Forbidden here: where trees are kept, and who is compared when.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterable, Sequence
 from enum import IntEnum, IntFlag
 from hashlib import blake2b
@@ -202,7 +203,7 @@ def answer(trees: Trees, shared: Sequence[int], payload: bytes) -> bytes:
 def _answer_ranges(trees: Trees, shared: Sequence[int], payload: bytes) -> bytes:
     parts = []
     for first, last, round_there, hashed in _entries(_RANGE, payload, RANGES_MAX):
-        partitions = [p for p in shared if first <= p <= last]
+        partitions = shared[bisect_left(shared, first) : bisect_right(shared, last)]
         if not partitions:
             raise Corrupt(f"a question about partitions {first}..{last}, none of them shared")
         flags = 0 if _hash(trees, partitions) == hashed else Flag.DIFFERS

@@ -1,17 +1,10 @@
 """Anti-entropy: keeps the replicas of each partition equal, quietly (P§4.7).
 
-Owns when this node compares with whom: one peer at a time, in turn, those
-first for which a mark "needs anti-entropy" is kept here; what clears a mark;
-and the full round that an operator asks for. How two replicas compare is
-`comparison`, what a peer is answered `antientropy_answers`.
-
-What clears a mark (target, partition): an owner of the partition compares with
-the target, in a comparison that began after the mark was made and ended with
-the target holding, fsynced, all that is here. A stand-in holds nothing of its
-own but hints: once none of the partition are left here, all that it had is
-with owners, so it asks the target to compare with all other owners and clears
-the mark when the target says that it agrees with each. If the target has no
-slot of the partition any more, every owner is asked.
+Owns when this node compares with whom: one peer at a time, in turn, every
+second turn for those for which a mark "needs anti-entropy" is kept here, less
+often where a disk is full; and the full round that an operator asks for. How two
+replicas compare is `comparison`, what clears a mark `marks`, what a peer is
+answered `antientropy_answers`.
 """
 
 import asyncio
@@ -20,11 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from dynamo_core import antientropy, wire
 from dynamo_core.errors import DynamoError
-from dynamo_core.wire import Type
 from dynamo_node.antientropy_answers import HASH_BITE, Answers
-from dynamo_node.comparison import Comparison, Ended, Tally
+from dynamo_node.comparison import Comparison
+from dynamo_node.marks import Marks
+from dynamo_node.repairs import Ended, Tally
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -35,7 +28,9 @@ KEYS_MAX: Final = 1 << 16
 """Keys listed in one comparison of the loop; then the next peer has its turn."""
 BUSY_TRIES: Final = 40
 BUSY_WAIT_S: Final = 0.5
-AGREE_TIMEOUT_S: Final = 30.0
+FULL_PAUSE_S: Final = 5.0
+FULL_PAUSE_MAX_S: Final = 60.0
+"""Between two comparisons with a peer when a disk takes nothing: doubled up to this."""
 UNLIMITED: Final = 1 << 62
 
 
@@ -57,13 +52,18 @@ class AntiEntropy:
         self._node = node
         self._one_at_a_time = asyncio.Lock()
         self._shared: tuple[object, dict[int, list[int]]] = (None, {})
-        self._last = 0
+        self._turns = 0
+        self._last = [0, 0]
+        """The peers that had the last turn of either kind."""
+        self._begin: dict[int, int] = {}
+        """Peer -> the partition with which the next comparison's exchange begins."""
+        self._full: dict[int, tuple[float, float]] = {}
+        """Peer -> (not before, the pause): a disk took nothing."""
         self._repairing = False
         self.view = View(node)
+        self.marks = Marks(node, lambda number, shared: self._compare(number, shared, KEYS_MAX))
         self.exchanging_with = 0
         """The peer with which this node exchanges keys just now, 0 for none."""
-        self.reaped: Callable[[int, bytes], bool] = lambda partition, skey: False
-        """Whether the key at digest + key is on a list of reaped ones kept for the partition."""
         self.compare_rounds: Callable[[int, int, int], None] = lambda peer, partition, committed: (
             None
         )
@@ -116,17 +116,30 @@ class AntiEntropy:
         topology = self._node.topology
         if topology.ring is None or self._node.stopping:
             return
-        peers = [n for n in sorted(topology.links) if topology.healthy(n) and self.shared(n)]
-        if peers:
-            marked = {t for p, t, _ in self._node.replica.hints.marks() if p in topology.owned}
-            # In turn; every second turn belongs to those for whom there is a mark.
-            due = [n for n in peers if n in marked] if self.rounds_total % 2 else peers
-            turn = due or peers
-            number = next((n for n in turn if n > self._last), turn[0])
-            self._last = number
+        now = asyncio.get_running_loop().time()
+        peers = [
+            n
+            for n in sorted(topology.links)
+            if topology.healthy(n) and self.shared(n) and self._full.get(n, (now, 0.0))[0] <= now
+        ]
+        number = self._next_peer(peers)
+        if number is not None:
             with suppress(Ended):
                 await self._compare(number, self.shared(number), KEYS_MAX)
-        await self._settle_foreign_mark()
+        await self.marks.settle_one()
+
+    def _next_peer(self, peers: list[int]) -> int | None:
+        """In turn; every second turn belongs to those for whom there is a mark."""
+        self._turns += 1
+        marked = self.marks.targets()
+        due = [n for n in peers if n in marked]
+        kind = self._turns % 2 if due else 0
+        turn = due if kind else peers
+        if not turn:
+            return None
+        # Each kind has its own turns, else a mark that stays would be all that has any.
+        self._last[kind] = number = next((n for n in turn if n > self._last[kind]), turn[0])
+        return number
 
     async def _compare(self, number: int, partitions: list[int], keys: int) -> Tally:
         """One comparison; raises Ended. Clears the marks that it has answered."""
@@ -136,14 +149,12 @@ class AntiEntropy:
         if link is None or not link.healthy:
             raise Ended("it can't be reached")
         async with self._one_at_a_time:
-            marks = [
-                (p, made) for p, target, made in node.replica.hints.marks() if target == number
-            ]
+            marks = self.marks.of(number)
             comparison = Comparison(node, link, keys, frozenset(p for p, _ in marks))
             tally, outcome = comparison.tally, "equal"
             began = asyncio.get_running_loop().time()
             try:
-                await comparison.run(partitions)
+                await comparison.run(partitions, self._begin.get(number, 0))
             except Ended as error:
                 outcome = str(error)
                 raise
@@ -155,10 +166,9 @@ class AntiEntropy:
             finally:
                 self.rounds_total += 1
                 self.repaired_keys_total += tally.sent + tally.received
-                for partition, made in marks:
-                    if partition in tally.agreed:
-                        node.replica.hints.clear_mark(number, partition, made)
+                self.marks.compared(number, marks, tally.agreed)
                 now = asyncio.get_running_loop().time()
+                self._go_on(number, tally, now)
                 self.last[number] = {
                     "at": now,
                     "outcome": outcome,
@@ -176,63 +186,19 @@ class AntiEntropy:
                     )
             return tally
 
-    # Marks
-
-    async def agrees_with_all(self, partition: int) -> bool:
-        """Whether every other owner, and this one, can vouch that all this one lacked is here."""
-        node = self._node
-        ring = node.topology.ring
-        if ring is None or not node.standing.counts(partition):
-            return False
-        for number in ring.slots[partition]:
-            if number == node.topology.number:
-                continue
-            try:
-                tally = await self._compare(number, [partition], KEYS_MAX)
-            except Ended:
-                return False
-            if partition not in tally.agreed:
-                return False
-        await node.disk.store.durable()
-        return True
-
-    async def _settle_foreign_mark(self) -> None:
-        """Try one mark that no comparison with its target can clear."""
-        node = self._node
-        ring = node.topology.ring
-        assert ring is not None
-        hints, me = node.replica.hints, node.topology.number
-        for partition, target, made in hints.marks():
-            row = ring.slots[partition]
-            others = [target] if target in row and target != me else [n for n in row if n != me]
-            if me in row and others == [target]:
-                continue  # a comparison with the target will do
-            if me not in row and hints.in_partition(partition):
-                continue
-            if not all(map(node.topology.healthy, others)):
-                continue
-            if me in row:
-                agreed = await self.agrees_with_all(partition)
-            else:
-                agreed = await self._all_agree(partition, others)
-            if agreed:
-                hints.clear_mark(target, partition, made)
-            return
-
-    async def _all_agree(self, partition: int, owners: list[int]) -> bool:
-        for number in owners:
-            link = self._node.topology.links.get(number)
-            if link is None:
-                return False
-            ask = antientropy.pack_agreed(partition)
-            kind, reply = await link.ask(Type.TREE, ask, AGREE_TIMEOUT_S)
-            if kind == Type.ERROR:
-                code, _ = wire.unpack_error(reply)
-                if code in (wire.Code.NOT_READY, wire.Code.STALE_RING):
-                    self._node.coordinator.on_stale_ring(number, code)
-            if kind != Type.TREE_REPLY or reply != b"\x01":
-                return False
-        return True
+    def _go_on(self, number: int, tally: Tally, now: float) -> None:
+        """Where and when the next comparison with a peer goes on."""
+        if tally.left:
+            # One that never ends must not keep the others from their turn.
+            begun = tally.left[0] == self._begin.get(number)
+            self._begin[number] = tally.left[0] + begun
+        else:
+            self._begin.pop(number, None)
+        if tally.full:
+            pause_s = min(FULL_PAUSE_MAX_S, 2 * self._full.get(number, (0.0, FULL_PAUSE_S / 2))[1])
+            self._full[number] = now + pause_s, pause_s
+        else:
+            self._full.pop(number, None)
 
     # For operators
 

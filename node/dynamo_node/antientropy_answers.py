@@ -1,25 +1,26 @@
 """Anti-entropy's answers: what this node says to a peer that compares with it (P§4.7).
 
 Owns the handlers of TREE, SEGMENTS and FETCH. They answer only under the ring
-that the asker named, only about partitions that both own, and say "the same"
-only about what is fsynced (design: invariant 8). How many of them work at once
-is bounded; who comes too often is told to come again.
+that the asker named, only about partitions that both own, and only what is
+fsynced: a mark is cleared on the word of any of them (design: invariant 8). How
+many of them work at once is bounded, who comes too often is told to come again,
+and all together keep to the share of background work: an answer waits its time.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final
 
-from dynamo_core import antientropy, exchange, objects, wire
+from dynamo_core import antientropy, exchange, wire
 from dynamo_core.antientropy import What
 from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.exchange import Fetched, Got
 from dynamo_core.frames import Frame
-from dynamo_core.records import DIGEST_BYTES
 from dynamo_core.ring import position
+from dynamo_core.rounds import Rounds
 from dynamo_core.wire import Code, Type
-from dynamo_node.digests import leaves, partition_range
+from dynamo_node.digests import leaf_of, leaves, partition_range
 from dynamo_node.inbound import Inbound
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class Answers:
             await self._asking.hash_roots(shared)
             for partition, theirs in antientropy.asked_rounds(payload):
                 self._asking.compare_rounds(number, partition, theirs)
-        reply = antientropy.answer(self._asking.view, shared, payload)
+        async with self._slice():
+            reply = antientropy.answer(self._asking.view, shared, payload)
         await self._node.disk.store.durable()
         return Type.TREE_REPLY, reply
 
@@ -116,7 +118,7 @@ class Answers:
             raise Refused(Code.OVERLOADED, "another agreement is being looked for")
         self._agreeing = True
         try:
-            return b"\x01" if await self._asking.agrees_with_all(partition) else b"\x00"
+            return b"\x01" if await self._asking.marks.agrees_with_all(partition) else b"\x00"
         finally:
             self._agreeing = False
 
@@ -135,8 +137,10 @@ class Answers:
         if self._asking.exchanging_with == number and self._node.topology.number < number:
             # Both compare with each other: one exchange is enough, the lower one's.
             raise Refused(Code.OVERLOADED, "this node is exchanging keys with the asker already")
-        page = await leaves(self._node.disk.store, start, end, PAGE_KEYS)
+        async with self._slice():
+            page = await leaves(self._node.disk.store, start, end, PAGE_KEYS)
         more = page.end < end and bool(page.leaves)
+        await self._node.disk.store.durable()
         return Type.SEGMENTS_REPLY, exchange.pack_leaves(page.leaves, more)
 
     async def _fetch(self, number: int, payload: bytes) -> tuple[Type, bytes]:
@@ -144,36 +148,49 @@ class Answers:
         self._owned(number, partition)
         if len(keys) > FETCH_KEYS:
             raise Corrupt(f"a fetch of {len(keys)} keys; up to {FETCH_KEYS} are given at once")
+        if not all(self._node.replica.partition_of(position(k)) == partition for k in keys):
+            raise Corrupt(f"a fetch of a key that is not in partition {partition}")
+        rounds = self._node.replica.rounds
+        stamp = rounds.stamp(partition)
+        async with self._slice():
+            items = await self._own(keys, stamp, reaped_leaves(rounds, partition))
+        await self._node.disk.store.durable()
+        if rounds.stamp(partition) != stamp:  # nothing from before a promise is sent after it
+            raise Refused(Code.OVERLOADED, "a reap round was promised meanwhile")
+        return Type.FETCH_REPLY, exchange.pack_fetched(items)
+
+    async def _own(
+        self, keys: list[bytes], stamp: int, reaped: dict[bytes, bytes]
+    ) -> list[Fetched]:
+        """This node's own records of the first of `keys`, as many as fit."""
         items: list[Fetched] = []
         size = 0
         for key in keys:
-            digest = position(key)
-            if self._node.replica.partition_of(digest) != partition:
-                raise Corrupt(f"a fetch of a key that is not in partition {partition}")
-            stamp = self._node.replica.rounds.stamp(partition)
-            if self._asking.reaped(partition, digest + key):
-                items.append(Fetched(Got.REAPED, stamp, b""))
-                continue
+            place = position(key) + key
             try:
-                obj = await own_object(self._node, digest + key)
+                obj = await self._node.replica.read_own_async(place)
+                leaf = leaf_of(place, obj)
             except Corrupt as error:
                 log.error("the record of key %r is damaged: %s", key, error)
                 items.append(Fetched(Got.DAMAGED, stamp, b""))
+                continue
+            if place in reaped and leaf in (None, reaped[place]):
+                items.append(Fetched(Got.REAPED, stamp, b""))
                 continue
             size += len(obj or b"")
             if items and size > FETCH_BYTES:
                 break
             items.append(Fetched(Got.NOTHING if obj is None else Got.OBJECT, stamp, obj or b""))
-        return Type.FETCH_REPLY, exchange.pack_fetched(items)
+        return items
+
+    def _slice(self) -> AbstractAsyncContextManager[None]:
+        return self._node.slices.slice("repair")
 
 
-async def own_object(node: "Node", skey: bytes) -> bytes | None:
-    """This node's own record at digest + key; raises Corrupt for a damaged one."""
-    future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-    node.replica.read_own(skey, future.set_result, future.set_exception)
-    return await future
+def reaped_leaves(rounds: Rounds, partition: int) -> dict[bytes, bytes]:
+    """Place to leaf of each key whose reaping some owner hasn't confirmed yet.
 
-
-def leaf_of(place: bytes, obj: bytes | None) -> bytes | None:
-    """The hash-tree leaf of an encoded object, None for none."""
-    return None if obj is None else objects.leaf(place[DIGEST_BYTES:], objects.head_of(obj))
+    A key with another leaf lives again: it is copied as any other.
+    """
+    kept = rounds.kept(partition)
+    return {} if kept is None else dict(kept.entries)

@@ -27,6 +27,8 @@ class Page(NamedTuple):
 
     leaves: list[tuple[bytes, bytes]]
     end: bytes
+    damaged: int = 0
+    """Records that can't be read; they are left out."""
 
 
 def partition_range(ring: Ring, partition: int) -> tuple[bytes, bytes]:
@@ -61,7 +63,8 @@ async def leaves(
             continue
         found.append((place, objects.leaf(place[DIGEST_BYTES:], head)))
     full = len(pairs) >= keys_max or size >= bytes_max
-    return Page(found, pairs[-1][0] + b"\x00" if full else end)
+    damaged = len(pairs) - len(found)
+    return Page(found, pairs[-1][0] + b"\x00" if full else end, damaged)
 
 
 async def recomputed(store: Store, ring: Ring, partition: int) -> bytes:

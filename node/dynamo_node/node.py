@@ -93,7 +93,6 @@ class Node:
         self.coordinator.counts = self.reaper.copies.answers
         self.pings = Pings(self)
         self.antientropy = AntiEntropy(self)
-        self.antientropy.reaped = self.reaper.lists.names
         self.antientropy.compare_rounds = self.reaper.copies.heard_committed
         self.stopping = False
         self.stopped = asyncio.Event()

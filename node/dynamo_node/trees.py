@@ -4,7 +4,9 @@ Owns the trees in memory and their segments in the family TREES, which reach
 the disk in the same batch as the objects they are of: after a crash they agree
 with what is stored, and nothing is scanned to know them. `changed` is told of
 every change before it is put; at the end of the tick each segment that changed
-is put once. Only a disk of an earlier version has its objects read, once.
+is put once. Only a disk of an earlier version, or one that has lost its trees, has its
+objects read, once. Where a segment has turned out to differ from another replica's
+although no key does, `mend` computes it anew.
 
 Form: u16 partition | u8 segment -> 16 bytes; a segment of zeros isn't kept.
 
@@ -19,8 +21,9 @@ from typing import Final
 from dynamo_core import merkle, objects
 from dynamo_core.merkle import EMPTY_ROOT, SEGMENTS, Tree
 from dynamo_core.records import DIGEST_BYTES
+from dynamo_node import meta
 from dynamo_node.digests import leaves
-from dynamo_node.storage import META, TREES, Store, Unread
+from dynamo_node.storage import META, OBJECTS, TREES, Store
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +48,8 @@ class Trees:
 
     async def load(self, partitions: int) -> None:
         """Take up what is on disk for a ring of `partitions`, before anything is written."""
-        version = self._store.peek(META, VERSION_KEY)
-        if isinstance(version, Unread):
-            found = self._store.scan(META, VERSION_KEY, VERSION_KEY + b"\x00", 1)
-            version = found[0][1] if found else None
         self._sized(partitions)
-        if version != _VERSION.pack(VERSION, partitions):
+        if await meta.read(self._store, VERSION_KEY) != _VERSION.pack(VERSION, partitions):
             await self._make()
             return
         start = b""
@@ -60,6 +59,9 @@ class Trees:
                 tree = self._of(index // SEGMENTS)
                 tree.add(index % SEGMENTS, value)
             start = found[-1][0] + b"\x00"
+        if not self._trees and await self._store.scan_async(OBJECTS, b"", merkle.PLACES_END, 1):
+            log.error("the hash trees are gone from this disk, its objects are not")
+            await self._make()
 
     def ring_has(self, partitions: int) -> None:
         """The first ring came, to a disk without objects; Q is fixed for life."""
@@ -121,15 +123,53 @@ class Trees:
         dirty = self._dirty
         if not dirty:
             return
-        put, trees = self._store.put, self._trees
         for index in dirty:
-            value = trees[index >> merkle.SEGMENT_BITS].segment(index & (SEGMENTS - 1))
-            key = index.to_bytes(_KEY_BYTES, "big")
-            if any(value):
-                put(TREES, key, value)
-            else:
-                self._store.delete(TREES, key)
+            self._put(index)
         dirty.clear()
+
+    def _put(self, index: int) -> None:
+        value = self._trees[index >> merkle.SEGMENT_BITS].segment(index & (SEGMENTS - 1))
+        key = index.to_bytes(_KEY_BYTES, "big")
+        if any(value):
+            self._store.put(TREES, key, value)
+        else:
+            self._store.delete(TREES, key)
+
+    async def mend(self, partition: int, first: int, last: int) -> int:
+        """Compute segments first..last-1 from the stored objects; how many had been wrong.
+
+        Nothing is done about segments that change meanwhile, or hold a damaged record.
+        """
+        store, tree = self._store, self._of(partition)
+        await store.durable()  # what was put so far is seen by the scan
+        at = partition * SEGMENTS
+        if any(at + segment in self._dirty for segment in range(first, last)):
+            return 0
+        root, found = tree.root(), Tree()
+        start = merkle.first_place(partition, first, self._partitions)
+        end = merkle.first_place(partition, last, self._partitions)
+        while start < end:
+            page = await leaves(store, start, end, LOAD_BITE)
+            for place, leaf in page.leaves:
+                found.add(merkle.segment_of(place[:DIGEST_BYTES], self._partitions), leaf)
+            if page.damaged:
+                return 0
+            start = page.end
+        # Another root, be it of equal bytes, is that of a tree that has changed.
+        if self._trees.get(partition) is not tree or tree.root() is not root:
+            return 0
+        wrong = [s for s in range(first, last) if tree.segment(s) != found.segment(s)]
+        for segment in wrong:
+            tree.remove(segment, tree.segment(segment))
+            tree.add(segment, found.segment(segment))
+            self._put(at + segment)
+        if wrong:
+            log.error(
+                "the hash tree of partition %d was not its objects' in %d segments; it is mended",
+                partition,
+                len(wrong),
+            )
+        return len(wrong)
 
     # Asking
 

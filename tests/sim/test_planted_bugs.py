@@ -28,7 +28,6 @@ from dynamo_core.history_report import Report
 from dynamo_core.objects import Object
 from dynamo_core.versions import Clock, Dot
 from dynamo_core.wire import Op
-from dynamo_node import antientropy_answers, comparison
 from dynamo_node.handoff import Handoff
 from dynamo_node.replica import Replica
 
@@ -323,17 +322,16 @@ def context_is_the_stored_clock(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_sibling_is_copied(patch: pytest.MonkeyPatch) -> None:
-    own = antientropy_answers.own_object
+    own = Replica.read_own_async
 
-    async def first_alone(*args: Any) -> bytes | None:
-        found = await own(*args)
+    async def first_alone(self: Replica, skey: bytes) -> bytes | None:
+        found = await own(self, skey)
         if found is None:
             return None
         held = objects.from_bytes(found)
         return objects.to_bytes(Object(held.clock, held.siblings[:1]))
 
-    patch.setattr(antientropy_answers, "own_object", first_alone)
-    patch.setattr(comparison, "own_object", first_alone)
+    patch.setattr(Replica, "read_own_async", first_alone)
 
 
 def stand_ins_say_absent(patch: pytest.MonkeyPatch) -> None:
