@@ -96,7 +96,7 @@ class Nemesis:
         for machine in world.machines:
             temper = machine.disk.temper
             temper.slowness = 1.0
-            temper.fails_next_sync = temper.fails_next_write = False
+            temper.fails_next_sync = temper.fails_next_write = temper.fails = False
             machine.free_bytes = 1 << 40
             machine.skew_ms = 0
             world.start(machine)
@@ -213,11 +213,12 @@ class Nemesis:
         self._later(setattr, machine, "free_bytes", 1 << 40)
 
     def _disk_error(self) -> None:
+        """Once, or for a while in which the disk can't be opened again either."""
         temper = self.rng.choice(self.world.machines).disk.temper
-        if self.rng.random() < 0.5:
-            temper.fails_next_sync = True
-        else:
-            temper.fails_next_write = True
+        what = self.rng.choice(("fails_next_sync", "fails_next_write", "fails"))
+        setattr(temper, what, True)
+        if what == "fails":
+            self._later(setattr, temper, what, False)
 
     def _take_snapshot(self, machine: Machine) -> None:
         if self.active:
