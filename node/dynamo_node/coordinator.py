@@ -93,6 +93,8 @@ class Coordinator:
         """Told how long operations take."""
         self.counts: Callable[[int], bool] = lambda partition: True
         """Whether this node may say what it doesn't hold of a partition."""
+        self.sure: Callable[[int], bool] = lambda partition: True
+        """Whether what this node holds of a partition may carry a round that it is told of."""
         self.on_stale_ring: Callable[[int, int], None] = lambda node, code: None
         self._config = config
         self._wall_ms = wall_ms
@@ -289,6 +291,14 @@ class _TooLargeError(DynamoError):
     """Key or value over its limit."""
 
 
+def _unsure(outcome: Outcome) -> Outcome:
+    """`outcome` where another node was asked before: a refusal would say that nothing exists."""
+    if outcome.kind not in (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS):
+        return outcome
+    detail = f"another node may have written it before this was said: {outcome.detail}"
+    return Outcome(Kind.UNAVAILABLE, needed=1, detail=detail)
+
+
 class _Forward:
     """A write handed to one node after another, until one answers for it.
 
@@ -348,7 +358,7 @@ class _Forward:
             except Corrupt:
                 outcome = None
             if outcome is not None and outcome.kind not in (Kind.OVERLOADED, Kind.UNAVAILABLE):
-                self._answer(outcome)
+                self._answer(outcome if len(self._asked) == 1 else _unsure(outcome))
                 return
             self._best = outcome or self._best
         else:
@@ -363,6 +373,9 @@ class _Forward:
         here = self._coordinate_here
         if here is not None and self._request.remaining_ms():
             # What an owner that had too little said isn't the end: this node may reach more.
+            if self._asked:
+                answer = self._request.answer
+                self._request.answer = lambda outcome: answer(_unsure(outcome))
             self._finish()
             here(self._request, self._coordinator.topology.place(self._request.key))
             return

@@ -1,15 +1,44 @@
 """What simulated runs have shown, each as small as it could be made (docs/simulator.md)."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from tests.sim.test_planted_bugs import Play
+from tests.sim.world import Machine
 
 from dynamo_core.contexts import Keyring
 from dynamo_core.frames import NO_RING
 from dynamo_core.handshake import Identity
+from dynamo_core.outcomes import Kind
 from dynamo_core.ring import Member
-from dynamo_core.wire import Type
+from dynamo_core.wire import Op, Operation, Type
+from dynamo_node.config import Limits
 from dynamo_node.links import Link
+
+
+@contextmanager
+def _played(seed: int, nodes: int, **config: Any) -> Iterator[Play]:
+    play = Play(seed, nodes, **config)
+    try:
+        yield play
+    finally:
+        play.world.close()
+
+
+def _asked(play: Play, at: Machine, name: bytes) -> Any:
+    """The outcome of one blind put at one node, asked once."""
+    outcomes: list[Any] = []
+    node, process = at.node, at.process
+    assert node is not None
+    assert process is not None
+    asked = Operation(Op.PUT, play.key, write_id=bytes(15) + name, value=name)
+    process.loop.call_soon(lambda: node.coordinator.operate(asked, 2000, outcomes.append))
+    play.world.run_until(lambda: bool(outcomes), 30.0)
+    return outcomes[0]
 
 
 async def test_a_question_is_cancelled_even_as_its_reply_comes() -> None:
@@ -24,3 +53,23 @@ async def test_a_question_is_cancelled_even_as_its_reply_comes() -> None:
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_is_told_that_nothing_was_written_finds_nothing(seed: int) -> None:
+    # Seed 200158: an owner took the write and was cut off, the next one refused it.
+    with _played(seed, 4, limits=replace(Limits(), siblings_max=2)) as play:
+        first, second, third = play.owners
+        stand_in = play.others[0]
+        play.put()
+        play.world.run_for(2.0)
+        for other in (second, third):
+            play.world.block(first.name, other.name, True)
+            play.world.block(other.name, first.name, True)
+        play.world.block(first.name, stand_in.name, True)
+        assert _asked(play, second, b"y").kind == Kind.WRITTEN
+        outcome = _asked(play, stand_in, b"x")
+        assert outcome.kind == Kind.UNAVAILABLE, outcome
+        play.world.run_for(1.0)
+        assert first.node is not None
+        assert play.world.losses.minted[int.from_bytes(bytes(15) + b"x", "big")]
