@@ -9,15 +9,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from dynamo_core import wire
+from dynamo_core import objects, wire
 from dynamo_core.errors import Corrupt, DynamoError
+from dynamo_core.objects import Object
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.put_quorum import PutQuorum, Send
 from dynamo_core.records import NOBODY, Stamp
-from dynamo_core.versions import Clock
+from dynamo_core.versions import EMPTY, Clock
 from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST
-from dynamo_node.refusals import NoRoomError, ReadOnlyError, RefusedError
+from dynamo_node.refusals import PeerRefusal, RefusedError
 from dynamo_node.replica import NewWrite
 from dynamo_node.topology import Place
 
@@ -32,15 +33,17 @@ _ERROR: Final = int(wire.Type.ERROR)
 _NO_ROOM: Final = bytes((wire.Code.NO_ROOM,))
 _REAPED: Final = bytes((wire.Code.REAPED,))
 
-REBUILDS_MAX: Final = 3
-"""Refusals as reaped after which a node counts as one that didn't answer."""
+REBUILDS_MAX: Final = 12
+"""Refusals as reaped, by whomever, after which a node counts as one that didn't answer."""
 
 
 class PutOperation(InFlight):
     """One write in flight; it lives until nobody's answer is awaited."""
 
     __slots__ = (
+        "_context",
         "_machine",
+        "_minted_round",
         "_obj",
         "_payload",
         "_reap_round",
@@ -68,8 +71,9 @@ class PutOperation(InFlight):
         self._machine = PutQuorum(place.owners, place.others, topology.number, w, topology.healthy)
         self._obj = b""
         self._payload = b""
+        self._context = EMPTY
         self._token = ""
-        self._reap_round = 0
+        self._reap_round = self._minted_round = 0
         self._rebuilds = 0
         self._sends: list[Send] = []
 
@@ -96,8 +100,8 @@ class PutOperation(InFlight):
 
     def _minted(self, obj: bytes, context: Clock, reap_round: int) -> None:
         coordinator, key = self._coordinator, self._request.key
-        self._obj = obj
-        self._reap_round = reap_round
+        self._obj, self._context = obj, context
+        self._reap_round = self._minted_round = reap_round
         self._payload = wire.pack_write(key, obj, NOBODY, reap_round, False)
         self._token = coordinator.keyring.seal(
             key, context.to_bytes(), reap_round, coordinator.topology.number
@@ -137,7 +141,7 @@ class PutOperation(InFlight):
         coordinator, request = self._coordinator, self._request
         if sends and self._reap_round < self._stamp():
             # Nothing from before a promise is sent after it.
-            self._rebuild(sends)
+            self._rebuild(sends, self._stamp())
             return
         for node, hint_for, over in sends:
             if node == self._machine.local:
@@ -184,7 +188,9 @@ class PutOperation(InFlight):
     def _reaped(self, send: Send, kind: int, payload: bytes) -> bool:
         """Whether `send` was refused as older than a reap round, and goes out again.
 
-        The round that was named is taken, durably, before anything carries it.
+        A stand-in's round may still be under way: this node takes it, durably, and so
+        says no to it, before anything carries it. An owner's is committed; if this node
+        has never said yes to it, its own copy may be too old to be called of that round.
         """
         if kind != _ERROR or payload[:1] != _REAPED or self._rebuilds >= REBUILDS_MAX:
             return False
@@ -193,14 +199,28 @@ class PutOperation(InFlight):
         except Corrupt:
             return False
         self._rebuilds += 1
-        self._coordinator.replica.take_round(
-            self._place.partition, reap_round, partial(self._rebuild, [send])
-        )
+        again = partial(self._rebuild, [send], reap_round)
+        if send.hint_for:
+            self._coordinator.replica.take_round(self._place.partition, reap_round, again)
+        else:
+            again()
         return True
 
-    def _rebuild(self, sends: list[Send]) -> None:
-        """Send what this node holds now, never again the bytes of before."""
-        reap_round, request, place = self._stamp(), self._request, self._place
+    def _rebuild(self, sends: list[Send], reap_round: int) -> None:
+        """Send the write as one of `reap_round`, never again the bytes of before.
+
+        Where this node has said yes to a round since it minted, what it holds now is of
+        that round: the write may have been superseded and reaped meanwhile. Where it
+        hasn't, a later round can't have been committed since; it may have been before,
+        if the disk here is new or an old one. So nothing but the write itself goes
+        out, as from a node that held nothing of the key.
+        """
+        if self._finished:
+            return
+        if self._agreed() <= self._minted_round:
+            self._resend(sends, self._alone(), max(reap_round, self._reap_round))
+            return
+        stamp, request, place = self._stamp(), self._request, self._place
 
         def read(obj: bytes | None) -> None:
             if self._finished:
@@ -210,14 +230,28 @@ class PutOperation(InFlight):
                     self._machine.failed(node, hint_for)
                 self._after_reply()
                 return
-            self._obj, self._reap_round = obj, reap_round
-            self._payload = wire.pack_write(request.key, obj, NOBODY, reap_round, False)
-            self._send_all(sends)
+            self._resend(sends, obj, stamp)
 
         def damaged(error: Corrupt) -> None:
             read(None)
 
         self._coordinator.replica.read(request.key, place.digest, place.owners, read, damaged)
+
+    def _resend(self, sends: list[Send], obj: bytes, reap_round: int) -> None:
+        self._obj, self._reap_round = obj, reap_round
+        self._payload = wire.pack_write(self._request.key, obj, NOBODY, reap_round, False)
+        self._send_all(sends)
+
+    def _agreed(self) -> int:
+        """The highest round that this node has said yes to or carried out."""
+        state = self._coordinator.replica.rounds.state(self._place.partition)
+        return max((state.committed, *state.said))
+
+    def _alone(self) -> bytes:
+        """The write without what was held beside it: its clock is its author's context."""
+        context = self._context
+        written = (s for s in objects.from_bytes(self._obj).siblings if context.covers(s.dot))
+        return objects.to_bytes(Object(context, tuple(written)))
 
     def _after_reply(self) -> None:
         if self._machine.settled:
@@ -263,12 +297,12 @@ class PutOperation(InFlight):
         self._finish()
 
     def _keep_at_home(self, hint_for: int) -> None:
-        """A hint beyond W; where it finds no room a mark says what its owner misses."""
+        """A hint beyond W; where it can't be kept a mark says that its owner misses something."""
         coordinator, place = self._coordinator, self._place
         hints = coordinator.replica.hints
 
         def kept(error: BaseException | None) -> None:
-            if isinstance(error, NoRoomError | ReadOnlyError):
+            if isinstance(error, PeerRefusal | Corrupt):  # else the store is broken
                 hints.mark(hint_for, place.partition)
 
         stamp = Stamp(self._reap_round, *coordinator.topology.name)

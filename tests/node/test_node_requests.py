@@ -18,7 +18,8 @@ from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Op, Operation, Type
 from dynamo_node.config import parse
 from dynamo_node.coordinator import Coordinator
-from dynamo_node.refusals import RefusedError
+from dynamo_node.links import LOST
+from dynamo_node.refusals import ReapedError, RefusedError
 from dynamo_node.topology import Place
 
 pytestmark = pytest.mark.timeout(20)
@@ -37,11 +38,13 @@ class FakeLink:
         self.answer = answer
         self.waiting: dict[int, Reply] = {}
         self.asked: list[int] = []
+        self.payloads: list[bytes] = []
 
     def request(
         self, kind: int, payload: bytes, remaining_ms: int, on_reply: Reply, trace: bytes = b""
     ) -> int:
         self.asked.append(kind)
+        self.payloads.append(payload)
         self.waiting[len(self.asked)] = on_reply
         if self.answer is not None:
             asyncio.get_running_loop().call_soon(self.waiting.pop(len(self.asked)), *self.answer)
@@ -83,6 +86,10 @@ class FakeReplica:
         self.hints = self
         self.rounds = Rounds()
         self.read_only = lambda: False
+        self.minted = b"object", EMPTY
+        self.held: bytes | None = None
+        self.keeps: BaseException | None = None
+        self.marks: list[tuple[int, int]] = []
 
     def mint(
         self, key: Any, digest: Any, hint_for: int, write: Any, minted: Any, refused: Any, done: Any
@@ -91,7 +98,7 @@ class FakeReplica:
             if self.refusal is not None:
                 refused(self.refusal)
                 return
-            minted(b"object", EMPTY, 0)
+            minted(*self.minted, self.rounds.stamp(0))
             done(None)
 
         self.loaded.append(go)
@@ -99,12 +106,23 @@ class FakeReplica:
             go()
 
     def read(self, key: Any, digest: Any, owners: Any, done: Any, damaged: Any) -> None:
-        damaged(Corrupt("as the test wants it"))
+        if self.held is None:
+            damaged(Corrupt("as the test wants it"))
+        else:
+            done(self.held)
+
+    def take_round(self, partition: int, reap_round: int, then: Callable[[], None]) -> None:
+        self.rounds.take(partition, reap_round)
+        then()
 
     def keep(self, key: Any, digest: Any, target: int, obj: bytes, stamp: Any, done: Any) -> None:
         assert obj, "a hint without an object"
-        self.kept.append(target)
-        done(None)
+        if self.keeps is None:
+            self.kept.append(target)
+        done(self.keeps)
+
+    def mark(self, target: int, partition: int) -> None:
+        self.marks.append((target, partition))
 
 
 def _coordinator(
@@ -293,3 +311,77 @@ async def test_a_delete_whose_read_took_all_its_time_writes_nothing() -> None:
         (Kind.UNAVAILABLE, True)
     ]
     assert not replica.loaded, "minted for nobody"
+
+
+OLD = objects.Sibling((b"a" * 16, 1), b"o" * 16, 1, "", b"old")
+NEW = objects.Sibling((b"b" * 16, 1), b"n" * 16, 2, "", b"new")
+BESIDE = objects.put(objects.put(objects.ABSENT, EMPTY, OLD), EMPTY, NEW)
+LATER = objects.to_bytes(objects.put(BESIDE, BESIDE.clock, NEW._replace(dot=(b"b" * 16, 2))))
+
+
+class Reaped(FakeLink):
+    """A peer that refuses what is stamped below `reap_round`; `while_asked` is called first."""
+
+    def __init__(self, reap_round: int, while_asked: Callable[[], Any] = lambda: None) -> None:
+        super().__init__(WRITTEN)
+        self.reap_round = reap_round
+        self.while_asked = while_asked
+
+    def request(self, kind: int, payload: bytes, *rest: Any) -> int:
+        self.while_asked()
+        old = wire.unpack_write(payload).reap_round < self.reap_round
+        no = int(Type.ERROR), wire.pack_reaped(NO_RING, self.reap_round)
+        self.answer = no if old else WRITTEN
+        return super().request(kind, payload, *rest)
+
+    def taken(self) -> wire.Write:
+        assert len(self.payloads) == 2, "refused once, then taken"
+        return wire.unpack_write(self.payloads[-1])
+
+
+def _minting(obj: bytes) -> FakeReplica:
+    replica = FakeReplica()
+    replica.minted = obj, EMPTY.with_dot(NEW.dot)
+    return replica
+
+
+async def test_an_owner_that_has_reaped_gets_the_write_alone() -> None:
+    # What stands beside it here may have been reaped there.
+    replica = _minting(objects.to_bytes(BESIDE))
+    link = Reaped(5)
+    outcome = await _answer(_coordinator(1, {2: link, 3: FakeLink(None)}, replica), Op.PUT)
+    assert outcome.kind == Kind.WRITTEN
+    sent = link.taken()
+    assert objects.from_bytes(sent.obj) == objects.put(objects.ABSENT, EMPTY, NEW)
+    assert sent.reap_round == 5
+    assert replica.rounds.stamp(0) == 0, "the rest of this node's copy is of no later round"
+
+
+async def test_a_round_that_a_stand_in_has_promised_is_taken_before_anything_carries_it() -> None:
+    replica = _minting(objects.to_bytes(BESIDE))
+    stand_in = Reaped(5, lambda: stamps.append(replica.rounds.stamp(0)))
+    stamps: list[int] = []
+    links = {2: FakeLink((int(Type.ERROR), wire.pack_error(wire.Code.READ_ONLY))), 4: stand_in}
+    outcome = await _answer(_coordinator(1, links, replica), Op.PUT)
+    assert (outcome.kind, outcome.standin) == (Kind.WRITTEN, 1)
+    assert stamps == [0, 5]
+    assert (stand_in.taken().hint_for, stand_in.taken().reap_round) == (2, 5)
+
+
+async def test_a_write_that_a_yes_has_overtaken_is_rebuilt_from_what_is_held_now() -> None:
+    replica = _minting(objects.to_bytes(BESIDE))
+    replica.held = LATER
+    link = Reaped(5, lambda: replica.rounds.promise(0, 5))
+    outcome = await _answer(_coordinator(1, {2: link, 3: FakeLink(None)}, replica), Op.PUT)
+    assert outcome.kind == Kind.WRITTEN
+    assert (link.taken().obj, link.taken().reap_round) == (LATER, 5)
+
+
+@pytest.mark.parametrize("error", [ReapedError(NO_RING, 5), Corrupt("a damaged hint")])
+async def test_a_hint_that_can_not_be_kept_leaves_a_mark(error: DynamoError) -> None:
+    replica = FakeReplica()
+    replica.keeps = error
+    links = {2: FakeLink(WRITTEN), 3: FakeLink((LOST, b"")), 4: FakeLink((LOST, b""))}
+    outcome = await _answer(_coordinator(1, links, replica), Op.PUT)
+    assert outcome.kind == Kind.WRITTEN
+    assert replica.marks == [(3, 0)]
