@@ -10,6 +10,7 @@ from tests.sim.test_planted_bugs import Play
 from tests.sim.world import Machine
 
 from dynamo_core import antientropy, exchange, objects, records
+from dynamo_core.admission import Admission
 from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.ring import Ring, position
 from dynamo_core.rounds import Kept, Listed
@@ -161,8 +162,8 @@ def test_nothing_is_given_that_was_read_before_a_promise() -> None:
         assert b.node is not None
         partition = b.node.replica.partition_of(position(play.key))
         play.merge(b, play.key, blind(1))
-        play.merge(b, b"other", blind(1), wait=False)  # keeps the answer waiting for the disk
         b.disk.temper.slowness = 500.0
+        play.merge(b, b"other", blind(1), wait=False)  # keeps the answer waiting for the disk
         world = play.world
         world.scheduler.at(
             world.now + 0.1, b.process.loop,  # type: ignore[union-attr]
@@ -451,6 +452,43 @@ def test_a_full_disk_makes_anti_entropy_quiet_and_space_makes_it_go_on(full: int
         (a, b)[full].free_bytes = 1 << 40
         play.world.run_for(90.0)
         assert all(play.held(a, key) == play.held(b, key) for key in keys)
+
+
+# The share of background work
+
+
+def test_a_storm_of_questions_keeps_to_the_share_of_who_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with replicas(5) as play:
+        b = play.owners[0]
+        node = b.node
+        assert node is not None
+        ring = node.topology.ring
+        assert ring is not None
+        play.merge(b, play.key, blind(1))
+        monkeypatch.setattr(Admission, "decide", lambda self, now, used_s: self.share)
+        node.slices.admission.share = 0.05
+        partition = node.replica.partition_of(position(play.key))
+        payload = exchange.pack_list(partition, *partition_range(ring, partition))
+        answered: list[int] = []
+
+        async def asks(asker: Any, number: int) -> None:
+            while True:
+                kind, _ = await asker.topology.links[number].ask(Type.SEGMENTS, payload, 10.0)
+                answered.append(kind)
+
+        for asker in play.owners[1:]:
+            for _ in range(12):
+                loop = asker.process.loop  # type: ignore[union-attr]
+                work = asks(asker.node, node.topology.number)
+                play.world.scheduler.soon(loop, loop.create_task, (work,))
+        began, used_s = play.world.now, node.slices.facts()["used_seconds"].get("repair", 0.0)
+        play.world.run_for(20.0)
+        used_s = node.slices.facts()["used_seconds"]["repair"] - used_s
+        assert 0 < used_s / (play.world.now - began) <= 0.06
+        assert answered.count(Type.SEGMENTS_REPLY) > 20
+        assert Type.ERROR in answered, "more than so many at once are told to come again"
 
 
 # Trees that are wrong
