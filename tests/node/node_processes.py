@@ -130,6 +130,7 @@ class NodeProcess:
         self.log_path = folder / f"{name}.log"
         self.config_path = folder / f"{name}.json"
         self.process: subprocess.Popen[bytes] | None = None
+        self.program: tuple[str, ...] = ("-m", "dynamo_node")
         self.settings = {
             "cluster": {"name": "cart", "id": CLUSTER_ID},
             "keys": [{"id": 1, "secret": SECRET}],
@@ -146,8 +147,10 @@ class NodeProcess:
 
     # Life
 
-    def start(self, program: tuple[str, ...] = ("-m", "dynamo_node")) -> None:
+    def start(self, program: tuple[str, ...] = ()) -> None:
+        """Start it with `program`, else with its own."""
         assert self.process is None or self.process.poll() is not None
+        program = program or self.program
         self.config_path.write_text(json.dumps(self.settings))
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(

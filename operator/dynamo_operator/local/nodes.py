@@ -74,6 +74,12 @@ class Nodes:
     def _read(self, name: str, value: dict[str, Any]) -> Probe:
         if value["cluster_id"] != self._cluster_id or value["name"] != name:
             return Probe(None, stranger=f"{value['name']} of the cluster {value['cluster_name']}")
+        if value["disk_id"] is None:  # its disk fails since its start: nothing is known of it
+            return Probe(
+                None,
+                int(value["pid"]),
+                stranger=f"{name} without a store: {value['disk']['reason']}",
+            )
         ring = value["ring"] or {"epoch": 0, "id": ""}
         status = NodeStatus(
             number=value["number"],
