@@ -11,6 +11,8 @@ Run as ``python -m bench`` (``make bench``). The rooms:
 - ``processes`` / ``machine``: child processes, ports, ``/proc``; what machine this is.
 - ``rounds``: the plan and its alternating rounds. ``report``: tables, JSON, markdown.
 - ``profiling``: one of our nodes under a sampling profiler.
+- ``mending``: idle, handoff and repair on a filled cluster (``records``), beside a steady
+  load (``steady``). ``gossip``: how fast news spreads and what that costs.
 
 Forbidden here: a Python client in the measured path, but for the native
 protocol's, whose share of the CPU is stated. The method is explained

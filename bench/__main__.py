@@ -1,5 +1,7 @@
 """`python -m bench`: arguments, checks, the plan, one run, its reports.
 
+`python -m bench idle|handoff|repair` runs that scenario of `mending` instead.
+
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a cell
 or a contender failed, 2 something needed is missing or was asked for wrongly.
 """
@@ -7,6 +9,7 @@ or a contender failed, 2 something needed is missing or was asked for wrongly.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import shutil
 import signal
@@ -18,10 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import etcd, h2load, machine, native, profiling, report
+from bench import etcd, h2load, machine, mending, native, profiling, report
 from bench.contender import OPERATIONS, Contender
 from bench.errors import BenchError, CannotStart
 from bench.measure import Timing
@@ -39,15 +43,22 @@ _stderr = Console(stderr=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = _arguments().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    scenario = given[0] if given and given[0] in mending.SCENARIOS else ""
+    options = _arguments(scenario).parse_args(given[1:] if scenario else given)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        _check(options)
+        if not scenario:
+            _check(options)
+        elif options.dir is not None and not options.dir.is_dir():
+            raise CannotStart(f"--dir is {options.dir}, which is not a folder")
         OUT.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             data, scratch = _folders(stack, options)
             # Last in, first out: the servers are gone before their folders are.
             children = stack.enter_context(Children())
+            if scenario:
+                return _mend(scenario, options, children, data)
             if options.profile:
                 return _profile(options, children, data, scratch)
             return _compare(options, children, data, scratch)
@@ -62,12 +73,20 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _arguments() -> argparse.ArgumentParser:
+def _arguments(scenario: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        description="This store beside a three-node etcd: one run, one machine, ratios first.",
+        prog=f"python -m bench {scenario}".rstrip(),
+        description=getattr(mending.Scene, scenario).__doc__
+        if scenario
+        else "This store beside a three-node etcd: one run, one machine, ratios first. Or one"
+        f" of {', '.join(mending.SCENARIOS)}: what background work costs.",
     )
     add = parser.add_argument
+    if scenario:
+        mending.arguments(parser)
+        add("--dir", type=Path, metavar="DIR", help="disk for the data (default: bench/out)")
+        add("--write-docs", action="store_true", help="put the results into docs/benchmarks.md")
+        return parser
     add("--quick", action="store_true", help="one round of 2 s a cell, for a first look")
     add("--rounds", type=_at_least(1), metavar="N", help="alternating rounds (default: 3)")
     add("--seconds", type=_positive, metavar="S", help="window of a cell (default: 6)")
@@ -183,6 +202,24 @@ def _compare(options: argparse.Namespace, children: Children, data: Path, scratc
         raise BenchError(f"docs/benchmarks.md is left as it was. {done.disturbed}")
     if options.write_docs:
         report.write_docs(PAGE, report.to_markdown(done))
+        _stderr.print("written: docs/benchmarks.md", highlight=False)
+    return 0
+
+
+def _mend(scenario: str, options: argparse.Namespace, children: Children, data: Path) -> int:
+    conditions = machine.conditions(data)
+    del conditions["Filesystem of the data"]
+    conditions["Commit"] = machine.revision(PROJECT)
+    at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        outcome = runner.run(mending.Scene(options, children, data).run(scenario))
+    text = mending.to_markdown(at, outcome, conditions)
+    Console(width=200).print(text, markup=False, highlight=False)
+    stem = f"{scenario}-" + at.replace(" UTC", "").replace(" ", "-").replace(":", "")
+    (OUT / f"{stem}.md").write_text(text)
+    _stderr.print(f"written: bench/out/{stem}.md", highlight=False)
+    if options.write_docs:
+        report.write_docs(PAGE, text, *mending.marks(scenario))
         _stderr.print("written: docs/benchmarks.md", highlight=False)
     return 0
 

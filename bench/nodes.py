@@ -1,8 +1,8 @@
-"""A cluster of three node processes on loopback.
+"""A cluster of node processes on loopback.
 
-Owns their configuration, the first ring and their start. Nodes are separate
-processes, as a user runs them; the only code shared with them is the core's
-ring. Nothing here knows a load.
+Owns their configuration, the first ring, their start, and how one is hurt:
+killed, wiped, started again. Nodes are separate processes, as a user runs them;
+the only code shared with them is the core's ring. Nothing here knows a load.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.processes import Children, free_ports, wait_until
+from bench.processes import Children, check_running, free_ports, wait_until
 from dynamo_core.placement import Candidate, first_ring
 
 SIBLINGS = "siblings"
@@ -30,8 +31,11 @@ PARTITIONS = 256
 class Nodes:
     """Replication 3, W = R = 2, durability sync; all files of the cluster in ``folder``."""
 
-    def __init__(self, children: Children, folder: Path, reconciliation: str) -> None:
+    def __init__(
+        self, children: Children, folder: Path, reconciliation: str, count: int = NODES
+    ) -> None:
         self._children = children
+        self._count = count
         self._folder = folder
         self._reconciliation = reconciliation
         self._cluster = {"name": "bench", "id": secrets.token_hex(16)}
@@ -42,17 +46,40 @@ class Nodes:
     def start(self) -> None:
         """Start them, give them the first ring, wait until all are ready; or BenchError."""
         self._folder.mkdir(parents=True)
-        ports = free_ports(3 * NODES)
-        for number in range(NODES):
+        ports = free_ports(3 * self._count)
+        for number in range(self._count):
             name = f"bench-default-{number}"
             self._ports[name] = (ports[3 * number], ports[3 * number + 1], ports[3 * number + 2])
             config = self._folder / f"{name}.json"
             config.touch(mode=0o600)
             config.write_text(json.dumps(self._settings(name)))
-            argv = [sys.executable, "-m", "dynamo_node", "--config", str(config)]
-            self._running[name] = self._children.serve(argv, self._folder / f"{name}.log")
+            self.launch(name)
         self._publish_ring()
         wait_until(self._ready, self._running, self._folder, "waiting for the nodes to be ready")
+
+    def launch(self, name: str) -> None:
+        """Start that node's process; it may not be ready for a while."""
+        config = self._folder / f"{name}.json"
+        argv = [sys.executable, "-m", "dynamo_node", "--config", str(config)]
+        self._running[name] = self._children.serve(argv, self._folder / f"{name}.log")
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and wait for its end."""
+        self._running[name].kill()
+        self._running[name].wait()
+
+    def check_running(self) -> None:
+        """BenchError, with the end of its log, for a node that ended."""
+        check_running(self._running, self._folder, "it was measured")
+
+    def wipe(self, name: str) -> None:
+        """Take away the disk of a node that doesn't run."""
+        shutil.rmtree(self._folder / name)
+
+    def admin(self, name: str, path: str) -> Any:
+        """What that node's admin port answers to a GET, decoded; None while it can't be had."""
+        status, body = call(self._ports[name][2], "GET", path)
+        return json.loads(body) if status == 200 else None
 
     def pids(self) -> Mapping[str, int]:
         return {name: node.pid for name, node in self._running.items()}

@@ -110,16 +110,21 @@ def wait_until(
     """
     deadline = time.monotonic() + 30.0
     while not ready():
-        for name, child in children.items():
-            if child.poll() is not None:
-                raise BenchError(
-                    f"{name} ended with code {child.returncode} while {what}; the end of its"
-                    f" log:\n{_tail(logs / f'{name}.log')}"
-                )
+        check_running(children, logs, what)
         if time.monotonic() > deadline:
             ends = "\n".join(f"{name}: {_tail(logs / f'{name}.log')}" for name in children)
             raise BenchError(f"gave up after 30 s of {what}; the ends of the logs:\n{ends}")
         time.sleep(0.05)
+
+
+def check_running(children: Mapping[str, subprocess.Popen[str]], logs: Path, what: str) -> None:
+    """BenchError for a child that ended while `what` went on."""
+    for name, child in children.items():
+        if child.poll() is not None:
+            raise BenchError(
+                f"{name} ended with code {child.returncode} while {what}; the end of its"
+                f" log:\n{_tail(logs / f'{name}.log')}"
+            )
 
 
 def _tail(log: Path) -> str:
@@ -135,6 +140,14 @@ def cpu_seconds(pid: int) -> float:
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return parse_process_cpu(stat) / _TICKS_PER_S
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def machine_cpu_seconds() -> float:

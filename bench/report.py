@@ -105,13 +105,12 @@ def to_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_docs(page: Path, markdown: str) -> None:
+def write_docs(page: Path, markdown: str, begin: str = BEGIN, end: str = END) -> None:
     """Replace what stands between the two marks of the page; all else stays as it is."""
-    text = page.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _old, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise BenchError(f"{page} lacks the lines {BEGIN!r} and {END!r} around its results")
+    head, found, rest = page.read_text().partition(begin)
+    _old, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise BenchError(f"{page} lacks the lines {begin!r} and {end!r} around its results")
     page.write_text(f"{head}{begin}\n\n{markdown}\n{end}{tail}")
 
 
