@@ -161,6 +161,9 @@ class Inbound(FramedProtocol):
 
         Whoever went dark could not say so, and an incarnation that is replaced wouldn't.
         """
-        for other in [c for c in self._connections if c is not self and c.hello is not None]:
-            if other.hello.role != ROLE_CLIENT and other.hello.number == hello.number != 0:
+        for other in list(self._connections):
+            said = other.hello
+            if other is self or said is None or said.role == ROLE_CLIENT:
+                continue
+            if said.number == hello.number != 0:
                 other.abort()
