@@ -7,8 +7,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from tests.sim.shape import Shape
 from tests.sim.world import CLUSTER_ID, Machine, World
 
+from dynamo_core.admission import SHARE_FIRST
 from dynamo_core.placement import Candidate, next_ring
 from dynamo_core.ring import Ring
 from dynamo_node.cluster_view import cluster_view
@@ -17,7 +19,7 @@ from dynamo_node.node import Node
 
 @contextmanager
 def _world(seed: int, nodes: int) -> Iterator[World]:
-    world = World(seed, nodes=nodes)
+    world = World(seed, Shape(nodes=nodes))
     try:
         world.form()
         world.run_for(3.0)
@@ -195,6 +197,36 @@ def test_a_peer_that_is_not_there_costs_a_new_incarnation_and_a_short_wait() -> 
         began = world.now
         assert _restarted(world, world.machines[0]).incarnation != first
         assert world.now - began < 3.0
+
+
+# Handoff's pace
+
+
+def test_who_is_just_back_is_spared_until_it_has_told_what_it_can_take() -> None:
+    with _world(9, 5) as world:
+        back = world.machines[4]
+        for machine in world.machines[:4]:
+            node = machine.node
+            assert node is not None
+            node.slices.admission.share = 0.9
+        assert back.node is not None
+        back.node.slices.admission.share = 0.9
+        world.run_until(lambda: _node(world, 0).gossip.spared(5) > 0.8, 15.0)
+        world.crash(back, power=False)
+        assert world.ring is not None
+        owned = next(p for p, owners in enumerate(world.ring.slots) if 5 in owners)
+        for machine in world.machines[1:4]:
+            node, process = machine.node, machine.process
+            assert node is not None
+            assert process is not None
+            mark = node.replica.hints.mark
+            world.scheduler.soon(process.loop, lambda mark=mark: mark(5, owned), ())
+        world.run_for(15.0)  # all know who keeps something
+        world.start(back)
+        link = _node(world, 0).topology.links[5]
+        world.run_until(lambda: link.up, 5.0)
+        # 0.9 is what it told before it fell; now four of them would come at once.
+        assert _node(world, 0).gossip.spared(5) == pytest.approx(SHARE_FIRST / 4)
 
 
 # Rings
