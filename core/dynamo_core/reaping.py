@@ -1,6 +1,6 @@
 """Reaping: how a partition's members agree on one round (design: reaping).
 
-Owns PREPARE, COMMIT and KEPT with their encodings, what a member answers, and
+Owns PREPARE and COMMIT with their encodings, what a member answers, and
 the coordinator's side of one round as a state machine. Only when every member
 has said yes under one ring may a list be committed; whoever doesn't answer has
 not said yes, and an aborted round is never tried again under its number.
@@ -19,13 +19,10 @@ from dynamo_core.rounds import (
     Kept,
     Listed,
     Rounds,
-    State,
     entries_from_bytes,
     entries_to_bytes,
     kept_from_bytes,
     kept_to_bytes,
-    state_from_bytes,
-    state_to_bytes,
 )
 
 CANDIDATES_MAX: Final = 500
@@ -35,7 +32,6 @@ _PREPARE: Final = Struct(">HQQ16s")
 _ANSWER: Final = Struct(">BQ")
 _INDEX: Final = Struct(">H")
 _PARTITION: Final = Struct(">H")
-_COMMITTED: Final = Struct(">HQ")
 
 
 class Prepare(NamedTuple):
@@ -101,36 +97,10 @@ def unpack_commit(payload: bytes) -> tuple[int, Kept]:
 
 
 def unpack_partition(payload: bytes) -> int:
-    """The partition that a COMMIT or KEPT begins with."""
+    """The partition that a COMMIT, or a KEPT for one, begins with."""
     if len(payload) < 2:
         raise Corrupt("a message of reaping without its partition")
     return int.from_bytes(payload[:2], "big")
-
-
-def pack_kept_reply(state: State, kept: Kept | None) -> bytes:
-    """u16 length of the state | state | rest the list, if one is kept."""
-    data = state_to_bytes(state)
-    return len(data).to_bytes(2, "big") + data + (b"" if kept is None else kept_to_bytes(kept))
-
-
-def unpack_kept_reply(payload: bytes) -> tuple[State, Kept | None]:
-    if len(payload) < 2:
-        raise Corrupt("a KEPT's reply ends early")
-    at = 2 + int.from_bytes(payload[:2], "big")
-    rest = payload[at:]
-    return state_from_bytes(payload[2:at]), kept_from_bytes(rest) if rest else None
-
-
-def pack_rounds(committed: Sequence[tuple[int, int]]) -> bytes:
-    """KEPT without a partition: every committed round, each u16 partition | u64 round."""
-    return b"".join(_COMMITTED.pack(*pair) for pair in committed)
-
-
-def unpack_rounds(payload: bytes) -> list[tuple[int, int]]:
-    try:
-        return [(p, r) for p, r in _COMMITTED.iter_unpack(payload)]
-    except struct_error as error:
-        raise Corrupt("a list of committed rounds ends early") from error
 
 
 class Circumstances(NamedTuple):
@@ -141,6 +111,8 @@ class Circumstances(NamedTuple):
     marked: Sequence[int]
     counts: bool
     """Whether its copy is complete; True for a member that owns none."""
+    sure: bool = True
+    """Whether its copy is known to be as new as its rounds; True for a member that owns none."""
 
 
 def refusal(rounds: Rounds, prepare: Prepare, here: Circumstances) -> str:
@@ -154,6 +126,8 @@ def refusal(rounds: Rounds, prepare: Prepare, here: Circumstances) -> str:
         return f"nodes {', '.join(map(str, here.marked))} are marked as needing anti-entropy"
     if not here.counts:
         return "is recovering this partition"
+    if not here.sure:
+        return "has not heard yet how the other owners' copies stand"
     kept = rounds.kept(partition)
     if kept is not None:
         waits = ", ".join(map(str, kept.unconfirmed))

@@ -97,9 +97,14 @@ class Rounds:
     def kept_partitions(self) -> list[int]:
         return sorted(self._kept)
 
-    def all_committed(self) -> list[tuple[int, int]]:
-        """(partition, committed round) wherever there is one, in order."""
-        return sorted((p, s.committed) for p, s in self._states.items() if s.committed)
+    def partitions(self) -> list[int]:
+        """Those of which any round is known, in order."""
+        return sorted(self._states)
+
+    def agreed(self, partition: int) -> int:
+        """The highest round that the copy here is as new as."""
+        state = self.state(partition)
+        return max((state.committed, *state.said))
 
     def refuses_write(self, partition: int, stamp: int) -> bool:
         """Whether an owner must refuse a mutation stamped `stamp`."""
@@ -154,32 +159,35 @@ class Rounds:
         if left != kept.unconfirmed:
             self._keep(partition, kept._replace(unconfirmed=left))
 
-    def adopt(self, partition: int, states: Iterable[State], kept: Kept | None) -> None:
-        """Take over the rounds of the holders that this copy was merged from.
+    def join(self, partition: int, theirs: State, first: bool) -> None:
+        """A copy is about to be merged into the one here, which has nothing yet if `first`.
 
-        `states` were asked before the first byte was pulled: what was pulled is then
-        as new as every round that all of those holders had said yes to.
+        What results is as new as every round that both had agreed to. Before the first
+        byte of it is merged this has to be durable with it, or sooner.
         """
-        given = [*states]
-        if not given:
-            return
         mine = self.state(partition)
-        newest = max((mine, *given), key=lambda s: s.committed)
-        common = set.intersection(*(set(s.said) for s in given)) | set(mine.said)
-        taken = max(mine.taken, *(s.taken for s in given))
-        said = tuple(sorted(r for r in common if r > newest.committed))[-SAID_MAX:]
-        self._set(partition, State(taken, newest.committed, newest.ring, said))
-        held = self._kept.get(partition)
-        if kept is not None and kept.reap_round == newest.committed:
-            self._keep(partition, kept)
-        elif held is not None and held.reap_round < newest.committed:
-            self._keep(partition, None)
+        newest = max(mine, theirs, key=lambda s: s.committed)
+        said = {*theirs.said} if first else {*theirs.said} & {*mine.said}
+        self._set(
+            partition,
+            State(
+                max(mine.taken, theirs.taken),
+                newest.committed,
+                newest.ring,
+                tuple(sorted(r for r in said if r > newest.committed)),
+            ),
+        )
 
-    def forget_promises(self, partition: int) -> None:
-        """The copy here was too old and is deleted unread: no yes of it holds any more."""
+    def floor(self, partition: int, committed: int, ring: RingName) -> None:
+        """The copy here is empty, or all that is left: nothing older than that round is taken."""
         state = self.state(partition)
-        self._set(partition, state._replace(said=()))
+        self._set(partition, State(max(state.taken, committed), committed, ring))
         self._keep(partition, None)
+
+    def keep(self, partition: int, kept: Kept) -> None:
+        """Take over a list of the round committed here, which this copy has to carry out too."""
+        if kept.reap_round == self.committed(partition):
+            self._keep(partition, kept)
 
     # On disk: META round/PARTITION and round/PARTITION/kept
 

@@ -220,6 +220,7 @@ class Coordinator:
         nodes = tuple(n for n in nodes if n != self.topology.number)
         if context.fastest in nodes:
             nodes = (context.fastest, *(n for n in nodes if n != context.fastest))
+        nodes = self.topology.staying_first(nodes)
         here = partial(self._coordinate, operation, context, None)
         _Forward(self, operation, request, nodes, here if unable is None else None, unable)
 

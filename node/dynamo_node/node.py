@@ -12,9 +12,10 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
+from dynamo_core import wire
 from dynamo_core.actors import Minter
 from dynamo_core.errors import CallerError, Corrupt, DynamoError
-from dynamo_core.frames import Frame, RingName
+from dynamo_core.frames import NO_RING, Frame, RingName
 from dynamo_core.handshake import Identity
 from dynamo_core.objects import FEATURE_LEVEL
 from dynamo_core.records import SEVERAL
@@ -91,6 +92,7 @@ class Node:
         )
         self.reaper = Reaper(self)
         self.coordinator.counts = self.reaper.copies.answers
+        self.coordinator.sure = self.reaper.copies.sure
         self.pings = Pings(self)
         self.antientropy = AntiEntropy(self)
         self.antientropy.compare_rounds = self.reaper.copies.heard_committed
@@ -253,7 +255,7 @@ class Node:
         self._counting += 1
         count_number = self._counting
         while self.disk.store.dirty:  # a snapshot now would lack what is counted already
-            await asyncio.sleep(0)
+            await self.disk.store.durable()
         counted_from = self.replica.keys_since_count
         try:
             count = await self.disk.store.count(OBJECTS)

@@ -95,19 +95,25 @@ class Recovery:
         ring = node.topology.ring
         if ring is None:
             return
-        others = [o for o in ring.slots[partition] if o != node.topology.number]
+        copies = node.reaper.copies
+        stands: dict[int, Lack | None] = dict.fromkeys(ring.slots[partition])
+        del stands[node.topology.number]
         try:
-            too_old = await node.reaper.before_pull(partition, others)
-            wanted = [o for o in others if o not in too_old]
-            lacks = await self._merge_all(partition, wanted)
+            sources = await copies.before_pull(partition)
+            if sources is None:
+                return
+            merging = self._merged.setdefault(partition, {})
+            lacks = await self._merge_all(partition, sources.wanted)
             # A copy that is too old to be merged is as good as an empty one.
-            stands: dict[int, Lack | None] = dict.fromkeys(too_old, Lack.EMPTY)
-            stands.update(zip(wanted, lacks, strict=True))
+            stands.update(dict.fromkeys(sources.too_old, Lack.EMPTY))
+            stands.update(zip(sources.wanted, lacks, strict=True))
             await node.disk.store.durable()
         except DynamoError as error:
             log.warning("partition %d can't be recovered now: %s", partition, error)
             return
-        merged = {*self._merged.get(partition, {}), *too_old}
+        if self._merged.get(partition) is not merging:
+            return  # it was emptied meanwhile, and begins again
+        merged = {*merging, *sources.too_old}
         lack = node.standing.lack(partition)
         doubtful = self._doubtful.get(partition, set())
         verdict = recovery.judge(lack, stands, merged, node.config.w, doubtful)
@@ -116,9 +122,13 @@ class Recovery:
                 log.info("partition %d waits for %s", partition, verdict.waits_for)
             self._waits_for[partition] = verdict.waits_for
             return
-        node.reaper.pulled(partition)
+        copies.pulled(partition)
         node.standing.completed(partition, verdict.possible_loss)
         await node.disk.store.durable()
+        self._forget(partition)
+
+    def restart(self, partition: int) -> None:
+        """What was merged into the copy here is deleted: nothing of it counts any more."""
         self._forget(partition)
 
     def _forget(self, partition: int) -> None:
@@ -146,13 +156,19 @@ class Recovery:
             page = await self._page(owner, Ask(partition, b"", probe=True))
             return None if page is None else page.lack
         after, worst = b"", Lack.NOTHING
+        copies = self._node.reaper.copies
         while True:
             page = await self._page(owner, Ask(partition, after, probe=False))
-            if page is None or link.incarnation == b"":
+            if page is None:
                 return None
             worst = max(worst, page.lack)
             if page.entries:
                 async with self._node.slices.slice("recovery"):
+                    # The copy here may have been emptied meanwhile, or the other one been
+                    # started again, with another disk for all that is known.
+                    emptied = self._merged.get(partition) is not merged
+                    if emptied or not copies.join(partition, owner):
+                        return None
                     after = await self._merge(page)
             if page.last:
                 merged[owner] = link.incarnation
@@ -212,10 +228,7 @@ class Recovery:
         ring = node.topology.ring
         if ring is not None and ask.partition >= ring.partitions:
             raise Corrupt(f"partition {ask.partition} is not one of this ring")
-        if ring is None or (frame.epoch, frame.ring_id) != node.topology.name:
-            behind = node.topology.name < (frame.epoch, frame.ring_id)
-            code = Code.NOT_READY if behind else Code.STALE_RING
-            caller.reply(frame.request_id, Type.ERROR, wire.pack_error(code, "another ring"))
+        if node.ring_differs(caller, frame):
             return
         node.in_background(self._serve(caller, frame.request_id, ask))
 
@@ -224,7 +237,10 @@ class Recovery:
         ring = node.topology.ring
         assert ring is not None
         lack = node.standing.lack(ask.partition)
-        reap_round = node.replica.rounds.committed(ask.partition)
+        if not node.reaper.copies.answers(ask.partition):
+            lack = max(lack, Lack.UNCLEAN)  # it may lack what its disk was too old to have
+        # It was read after the yes to every round that this copy has agreed to.
+        reap_round = node.replica.rounds.agreed(ask.partition)
         entries: list[tuple[bytes, bytes]] = []
         last = True
         if not ask.probe:

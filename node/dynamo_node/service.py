@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dynamo_core import objects, wire
 from dynamo_core.errors import CallerError, Corrupt, DynamoError
-from dynamo_core.frames import NO_RING, Frame, RingName
+from dynamo_core.frames import Frame, RingName
 from dynamo_core.handshake import Hello, Identity
 from dynamo_core.records import Stamp
 from dynamo_core.ring import Ring
@@ -93,18 +93,8 @@ class Service:
 
     # Replica
 
-    def _ring_differs(self, caller: Inbound, frame: Frame) -> bool:
-        """Whether sender and receiver hold different rings; the sender mends that."""
-        mine = self._node.topology.name
-        if (frame.epoch, frame.ring_id) == mine and mine != NO_RING:
-            return False
-        behind = mine < (frame.epoch, frame.ring_id)
-        code = Code.NOT_READY if behind else Code.STALE_RING
-        self._error(caller, frame, code, f"this node's ring is of epoch {mine.epoch}")
-        return True
-
     def _read(self, caller: Inbound, frame: Frame) -> None:
-        if self._ring_differs(caller, frame):
+        if self._node.ring_differs(caller, frame):
             return
         key, whole = wire.unpack_read(frame.payload)
         node = self._node
@@ -120,7 +110,7 @@ class Service:
                 rounds.stamp(place.partition),
                 rounds.committed(place.partition),
             )
-            if not node.standing.counts(place.partition):
+            if not node.reaper.copies.answers(place.partition):
                 reply = wire.pack_read_reply(Found.ABSTAINS, reap_round)
             elif obj is None:
                 reply = wire.pack_read_reply(Found.NOTHING, reap_round, b"", committed)
@@ -142,7 +132,7 @@ class Service:
         node.replica.read(key, place.digest, place.owners, read, damaged)
 
     def _write(self, caller: Inbound, frame: Frame) -> None:
-        if self._ring_differs(caller, frame):
+        if self._node.ring_differs(caller, frame):
             return
         write = wire.unpack_write(frame.payload)
         place = self._node.topology.place(write.key)

@@ -20,17 +20,19 @@ from dynamo_node.storage import META, Store
 COUNTS_KEY: Final = b"counts"
 _ENTRY: Final = Struct(">HB")
 _LOSS: Final = 0x10
+_MERGED: Final = 0x20
 
 
 class Standing:
     """One per disk."""
 
-    __slots__ = ("_lacking", "_losses", "_store", "known")
+    __slots__ = ("_lacking", "_losses", "_merged", "_store", "known")
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lacking: dict[int, Lack] = {}
         self._losses: frozenset[int] = frozenset()
+        self._merged: set[int] = set()
         self.known = False
         """Whether a ring was ever adopted on this disk."""
 
@@ -45,6 +47,7 @@ class Standing:
             raise Corrupt("the list of recovering partitions is damaged") from error
         self._lacking = {p: lack for p, lack, _ in entries if lack}
         self._losses = frozenset(p for p, _, raw in entries if raw & _LOSS)
+        self._merged = {p for p, _, raw in entries if raw & _MERGED}
 
     def counts(self, partition: int) -> bool:
         """Whether this node may say what it doesn't hold of `partition`."""
@@ -81,11 +84,23 @@ class Standing:
     def emptied(self, partition: int) -> None:
         """The copy was too old to be merged and is deleted unread: a lost disk's."""
         self._lacking[partition] = Lack.EMPTY
+        self._merged.discard(partition)
         self._put()
+
+    def merged(self, partition: int) -> bool:
+        """Whether what another owner holds was merged here since this copy doesn't count."""
+        return partition in self._merged
+
+    def merging(self, partition: int) -> None:
+        """What another owner holds is about to be merged; durable no later than the first of it."""
+        if partition not in self._merged:
+            self._merged.add(partition)
+            self._put()
 
     def completed(self, partition: int, possible_loss: bool) -> None:
         """All that can be had is merged here, durably; so is this with the tick's batch."""
         self._lacking.pop(partition, None)
+        self._merged.discard(partition)
         if possible_loss:
             self._losses |= {partition}
         self._put()
@@ -95,16 +110,16 @@ class Standing:
         if self.counts(partition) and partition not in self._losses:
             return False
         self._lacking.pop(partition, None)
+        self._merged.discard(partition)
         self._losses -= {partition}
         self._put()
         return True
 
     def _put(self) -> None:
         touched = sorted({*self._lacking, *self._losses})
-        self._store.put(
-            META,
-            COUNTS_KEY,
-            b"".join(
-                _ENTRY.pack(p, self.lack(p) | (_LOSS if p in self._losses else 0)) for p in touched
-            ),
-        )
+        entries = (_ENTRY.pack(p, self.lack(p) | self._flags(p)) for p in touched)
+        self._store.put(META, COUNTS_KEY, b"".join(entries))
+
+    def _flags(self, partition: int) -> int:
+        loss = _LOSS if partition in self._losses else 0
+        return loss | (_MERGED if partition in self._merged else 0)

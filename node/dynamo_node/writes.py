@@ -200,7 +200,9 @@ class PutOperation(InFlight):
             return False
         self._rebuilds += 1
         again = partial(self._rebuild, [send], reap_round)
-        if send.hint_for:
+        # A copy that isn't sure of being new enough stays unsure by it, and says no anyway:
+        # a round that it took would vouch for what it sends next.
+        if send.hint_for and self._coordinator.sure(self._place.partition):
             self._coordinator.replica.take_round(self._place.partition, reap_round, again)
         else:
             again()
