@@ -220,7 +220,7 @@ class Gossip:
     # On disk
 
     def _keep(self) -> None:
-        """Write what is new; nobody waits for it, since others have it too."""
+        """Write what is new, nobody waits for it, since others have it too; heed who leaves."""
         store, membership = self._node.disk.store, self.membership
         for event in membership.kept:
             store.put(META, _log_key(event), pack_event(event))
@@ -231,6 +231,8 @@ class Gossip:
         if membership.generation != self._generation:
             self._generation = membership.generation
             store.put(META, _GENERATION_KEY, self._generation.to_bytes(8, "big"))
+        facts = ((n, membership.facts(n)) for n in self._node.topology.links)
+        self._node.topology.leaving(n for n, f in facts if f is not None and f.state == "leaving")
 
 
 def _log_key(event: Event) -> bytes:

@@ -50,7 +50,7 @@ class GetOperation(InFlight):
         super().__init__(coordinator, request, place)
         topology = coordinator.topology
         self._machine = GetQuorum(
-            place.owners,
+            topology.staying_first(place.owners),
             place.others,
             topology.number,
             r,

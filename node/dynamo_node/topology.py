@@ -5,7 +5,7 @@ node can compute that for every key, so a request needs no hop to find its
 replicas (P§4.6, zero-hop).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from dynamo_core.frames import NO_RING, RingName
@@ -35,6 +35,7 @@ class Topology:
         self.name: RingName = NO_RING
         self.owned: frozenset[int] = frozenset()
         """Partitions of which this node is one of the first N."""
+        self._leaving: frozenset[int] = frozenset()
         self._lists: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
     def adopt(self, ring: Ring, number: int, make_link: Callable[[int], Link]) -> list[Link]:
@@ -59,9 +60,26 @@ class Topology:
         if found is None:
             everybody = ring.preference_list(partition)
             n = ring.replication
-            found = everybody[:n], everybody[n : n + n * STAND_INS_FACTOR]
+            others = everybody[n : n + n * STAND_INS_FACTOR]
+            found = everybody[:n], self.staying_first(others)
             self._lists[partition] = found
         return Place(digest, partition, found[0], found[1])
+
+    def leaving(self, numbers: Iterable[int]) -> None:
+        """These nodes have said that they are shutting down; the rest is not, or no more."""
+        told = frozenset(numbers)
+        if told != self._leaving:
+            self._leaving, self._lists = told, {}
+
+    def staying_first(self, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        """The same nodes in the same order, but those that shut down come last.
+
+        They still answer for a while, yet whoever can choose chooses another: a hint
+        would stay on their disks, an operation may not be finished.
+        """
+        if not self._leaving:
+            return numbers
+        return tuple(sorted(numbers, key=self._leaving.__contains__))
 
     def healthy(self, number: int) -> bool:
         """Whether that node should be tried first; this node itself always is."""

@@ -71,6 +71,9 @@ class FakeTopology:
     def healthy(self, number: int) -> bool:
         return True
 
+    def staying_first(self, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        return numbers
+
     def host_name(self, number: int) -> str:
         return f"node {number}"
 

@@ -137,3 +137,26 @@ def test_a_write_through_a_rolled_back_disk_brings_nothing_else_back(
             if owner is not back:
                 shown = _asked(play, owner, Op.GET, quorum=1).siblings
                 assert [s.value for s in shown] == [b"v"]
+
+
+def test_nodes_that_shut_down_are_chosen_last() -> None:
+    with _play(5, 6, timing=replace(Timing(), drain_ms=5000)) as play:
+        owners, others = _in_order(play)
+        for machine in (owners[0], others[0]):
+            play.world.stop(machine)
+        play.world.run_for(0.5)
+        assert owners[0].node is not None
+        assert owners[0].node.state == "leaving"
+        assert others[1].node is not None
+        topology = others[1].node.topology
+        place = topology.place(play.key)
+        numbers = [m.node.topology.number for m in (*owners, *others) if m.node is not None]
+        assert place.owners == tuple(numbers[:3])
+        assert place.others == (numbers[4], numbers[5], numbers[3])
+        assert topology.staying_first(place.owners) == (*numbers[1:3], numbers[0])
+        # It still counts while it is there.
+        done = _asked(play, others[1], Op.PUT, quorum=3)
+        assert (done.kind, done.primary) == (Kind.WRITTEN, 3)
+        play.world.run_until(lambda: owners[0].node is None and others[0].node is None, 30.0)
+        play.start(owners[0], others[0])
+        play.world.run_until(lambda: topology.place(play.key).others == tuple(numbers[3:]), 10.0)
