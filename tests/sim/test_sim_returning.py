@@ -1,0 +1,134 @@
+"""Schedule 10: volumes that return from before a committed round, with the node's own parts."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.sim.test_planted_bugs import Play
+from tests.sim.test_sim_coordination import _asked, _cut, _in_order, _play, _reaped
+from tests.sim.world import Machine
+
+from dynamo_core.outcomes import Kind
+from dynamo_core.wire import Op
+from dynamo_node.config import Timing
+
+FAST = replace(Timing(), reap_delay_ms=200)
+
+
+def _snapshot_then_reap(play: Play, back: list[Machine]) -> list[Any]:
+    """The key's value is on `back`'s disks, snapshots are made, then it is deleted and reaped."""
+    play.put()
+    play.world.run_for(2.0)
+    play.kill(*back)
+    snapshots = [machine.disk.snapshot() for machine in back]
+    play.start(*back)
+    play.world.run_until(play.world.all_linked, 30.0)
+    _reaped(play)
+    return snapshots
+
+
+def _returns(play: Play, back: list[Machine], snapshots: list[Any]) -> None:
+    play.kill(*back)
+    for machine, snapshot in zip(back, snapshots, strict=True):
+        machine.disk.roll_back(snapshot)
+
+
+def _settled(play: Play, machines: list[Machine]) -> bool:
+    partition = play.machine(0).topology.place(play.key).partition
+    nodes = [m.node for m in machines if m.node is not None]
+    return len(nodes) == len(machines) and all(
+        n.reaper.copies.sure(partition) and n.standing.counts(partition) for n in nodes
+    )
+
+
+def _round(play: Play, machine: Machine) -> int:
+    assert machine.node is not None
+    partition = play.machine(0).topology.place(play.key).partition
+    return machine.node.replica.rounds.committed(partition)
+
+
+def _has_record(play: Play, machine: Machine) -> bool:
+    node = machine.node
+    assert node is not None
+    digest = play.machine(0).topology.place(play.key).digest
+    found: list[bytes | None] = []
+    node.replica.read_own(digest + play.key, found.append, lambda error: found.append(None))
+    play.world.run_until(lambda: bool(found), 5.0)
+    return found[0] is not None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_schedule_10_a_rolled_back_volume_is_deleted_unread_and_recovered(seed: int) -> None:
+    with _play(seed, 5, timing=FAST) as play:
+        owners, _ = _in_order(play)
+        back = [owners[seed % 3]]
+        snapshots = _snapshot_then_reap(play, back)
+        _returns(play, back, snapshots)
+        play.start(*back)
+        for _ in range(20):
+            shown = _asked(play, back[0], Op.GET)
+            assert shown.kind != Kind.VALUES, "the deleted value is back"
+            play.world.run_for(0.05)
+        play.world.run_until(lambda: _settled(play, owners), 60.0)
+        assert not any(_has_record(play, owner) for owner in owners)
+        assert _asked(play, back[0], Op.GET).kind == Kind.ABSENT
+        # It says yes again: rounds go on.
+        _reaped(play)
+        play.world.run_until(lambda: not any(_has_record(play, o) for o in owners), 60.0)
+        assert _round(play, back[0]) > 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_schedule_10_an_old_copy_that_can_ask_nobody_says_nothing(seed: int) -> None:
+    with _play(seed, 5, timing=FAST) as play:
+        owners, others = _in_order(play)
+        back = [owners[seed % 3]]
+        snapshots = _snapshot_then_reap(play, back)
+        _returns(play, back, snapshots)
+        _cut(play, [*back, *others])
+        play.start(*back)
+        play.world.run_for(3.0)
+        # With empty stand-ins it would be an answer that carries a value.
+        assert _asked(play, others[0], Op.GET).kind == Kind.UNAVAILABLE
+        assert _asked(play, back[0], Op.PUT).kind == Kind.WRITTEN, "writes go on all the same"
+        for one in play.world.machines:
+            for other in play.world.machines:
+                play.world.block(one.name, other.name, False)
+        play.until_handed_off()
+        play.world.run_until(lambda: _settled(play, owners), 60.0)
+        shown = _asked(play, owners[0], Op.GET)
+        assert [s.value for s in shown.siblings] == [b"v"], "what was written since, and no more"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_old_copies_are_both_recovered_from_the_third(seed: int) -> None:
+    with _play(seed, 5, timing=FAST) as play:
+        owners, _ = _in_order(play)
+        back = [owners[seed % 3], owners[(seed + 1) % 3]]
+        snapshots = _snapshot_then_reap(play, back)
+        _returns(play, back, snapshots)
+        play.start(*back)
+        play.world.run_until(lambda: _settled(play, owners), 60.0)
+        assert not any(_has_record(play, owner) for owner in owners)
+        partition = play.machine(0).topology.place(play.key).partition
+        for machine in back:
+            node = machine.node
+            assert node is not None
+            assert partition in node.standing.possible_losses
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_the_newest_disk_is_lost_too_the_best_that_is_left_stays(seed: int) -> None:
+    with _play(seed, 5, timing=FAST) as play:
+        owners, _ = _in_order(play)
+        newest, back = owners[seed % 3], [o for o in owners if o is not owners[seed % 3]]
+        snapshots = _snapshot_then_reap(play, back)
+        _returns(play, back, snapshots)
+        play.start(*back)
+        play.world.run_for(0.02)  # they may have heard of the round, and kept their copies
+        play.kill(newest)
+        newest.disk.wipe()
+        play.start(newest)
+        play.world.run_until(lambda: _settled(play, owners), 60.0)
+        kind = _asked(play, owners[0], Op.GET).kind
+        assert kind in (Kind.VALUES, Kind.ABSENT), kind
