@@ -63,7 +63,7 @@ def made(data_dir: Path, create: bool) -> Path:
     except OSError as error:
         raise StorageError(f"data_dir {data_dir}: {error.strerror}") from error
     if "CURRENT" not in files:
-        remains = [f for f in files if f.endswith((".sst", ".blob")) or _is_log(path / f)]
+        remains = [f for f in files if f.endswith((".sst", ".blob", ".log"))]
         if remains:
             raise DamagedError(
                 damaged(
@@ -80,13 +80,6 @@ def made(data_dir: Path, create: bool) -> Path:
         denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         raise _not_permitted(data_dir, denied)
     return path
-
-
-def _is_log(path: Path) -> bool:
-    try:
-        return path.suffix == ".log" and path.stat().st_size > 0
-    except OSError:
-        return True
 
 
 def _gone(data_dir: Path) -> StorageError:

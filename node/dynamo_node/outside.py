@@ -33,7 +33,8 @@ def open_rocksdb(config: Config, create: bool) -> Store:
     if known and META not in known:
         raise CallerError(
             f"{path} is a RocksDB with the column families {', '.join(known)}, not one of this "
-            f"store, which has {', '.join(FAMILIES)}; name another data_dir"
+            f"store, which has {', '.join(FAMILIES)}; or its MANIFEST was cut short. Name another "
+            "data_dir, or move this one away and start again: the node rebuilds itself"
         )
     try:
         wal_bytes_max = headroom_bytes(size_bytes(config)) // 2

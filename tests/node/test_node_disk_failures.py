@@ -251,3 +251,66 @@ def test_the_reserve_can_be_set_and_is_watched(form: Callable[..., Cluster]) -> 
 def _size(path: Path) -> int:
     found = os.statvfs(path)
     return found.f_blocks * found.f_frsize
+
+
+# Damage
+
+
+def _damage(path: Path) -> None:
+    """A block in the middle of the largest table isn't what was written."""
+    table = max(path.glob("db/*.sst"), key=lambda found: found.stat().st_size)
+    data = bytearray(table.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(64)
+    table.write_bytes(data)
+
+
+@pytest.mark.parametrize("when", ["met at the start", "met in use"])
+def test_a_damaged_disk_is_told_and_replaced(form: Callable[..., Cluster], when: str) -> None:
+    """It serves nothing, the others serve all, and an empty disk in its place is rebuilt."""
+    cluster = form(3, {})
+    node, other, _ = cluster.nodes
+    data = Path(node.settings["data_dir"])
+    values = {b"k%d" % at: os.urandom(700) for at in range(150)}
+    for key, value in values.items():
+        assert other.put(key, value, w=3).status == 204
+    node.terminate()  # what is in the log becomes a table at the next opening
+    assert node.wait_end() == 0
+    node.start()
+    node.wait_ready()
+    node.terminate()
+    assert node.wait_end() == 0
+    if when == "met in use":
+        _damage(data)
+    else:
+        max(data.glob("db/*.sst"), key=lambda found: found.stat().st_size).unlink()
+    node.start()
+    node.wait_up()
+
+    def failed() -> bool:
+        if _store(node)["state"] != "failed":
+            node.admin("GET", "/admin/digest?verify=1")
+        return _store(node)["state"] == "failed"
+
+    until(failed, "it meets the damage")
+    said = _store(node)
+    assert "it is damaged" in said["reason"]
+    assert ".sst" in said["reason"]
+    assert f"stop the node, move {data} away and start it again" in said["reason"]
+    assert said["tried_again"] == (when == "met at the start")
+    assert said["reason"] in node.http("GET", "/readyz").problem(503, "overloaded")
+    for key, value in values.items():
+        assert other.get(key).body == value
+    pid = node.status()["pid"]
+    node.terminate()
+    assert node.wait_end() == 1
+    data.rename(data.with_name("away"))
+    node.start()
+    node.wait_ready()
+    assert node.status()["pid"] != pid
+    until(lambda: node.status()["state"], "it is rebuilt", wanted="up")
+    cluster.wait_whole()
+    cluster.wait_equal()
+    for key, value in values.items():
+        assert node.get(key, r=1).body == value
+    assert cluster.unclean_lines() == []
