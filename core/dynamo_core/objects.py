@@ -91,6 +91,21 @@ def put(held: Object, context: Clock, sibling: Sibling) -> Object:
     return Object(held.clock.join(context).with_dot(sibling.dot), _sorted(kept))
 
 
+def written_before(
+    held: Object, context: Clock, write: tuple[bytes, str, bytes | None]
+) -> Dot | None:
+    """The dot under which `held` has had this very put already, if nothing is left of it to do.
+
+    `write` is (write id, content type, value). It was tried at another coordinator,
+    whose object has come here: a second dot would show the value again to everybody
+    who replaces it under the first. None where the context covers a sibling that is
+    still there, and so for a write id that is used anew.
+    """
+    if any(context.covers(s.dot) for s in held.siblings) or not held.clock.descends(context):
+        return None
+    return next((s.dot for s in reversed(held.siblings) if _write(s) == write), None)
+
+
 def merge(a: Object, b: Object) -> Object:
     """The least object that both descend to; commutative, associative, idempotent.
 

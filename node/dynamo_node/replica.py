@@ -228,8 +228,9 @@ class Replica:
 
         `minted(object, context, reap round)` is called when the dot is in the batch,
         before it may leave the node; the context is the author's plus this dot, never
-        the stored clock. `done` is called when it is safe. A stand-in mints into the
-        hint that it keeps for `hint_for`. Or `refused` is called, with
+        the stored clock. A write that is here already, tried at another coordinator
+        before, keeps the dot that it has. `done` is called when it is safe. A stand-in
+        mints into the hint that it keeps for `hint_for`. Or `refused` is called, with
         RefusedError for what the client can mend, and nothing is written.
         """
         if self.read_only():
@@ -254,8 +255,9 @@ class Replica:
                 if held is not None:
                     stamp = min(stamp, held.stamp or stamp)
                     reap_round = stamp.reap_round
-                self.hints.put(place, Record(obj, dot, stamp), data)
-            else:
+                if held is None or obj is not held.obj:
+                    self.hints.put(place, Record(obj, dot, stamp), data)
+            elif held is None or obj is not held.obj:
                 self._put_object(place, None if held is None else held.obj, Record(obj, dot))
             minted(obj, context.with_dot(dot), reap_round)
             self._store.commit(done)
@@ -273,6 +275,10 @@ class Replica:
         context = write.context
         if write.adopt_clock and not context:
             context = held.clock
+        if record is not None:
+            same = write.write_id, write.content_type, write.value
+            if (before := objects.written_before(held, context, same)) is not None:
+                return record.obj, before, context
         if minter.births_left() < LEASE_BIRTHS // 4:
             self._extend_lease(minter)
         try:
