@@ -8,6 +8,7 @@ aiohttp's low-level server, because a router costs more than a read.
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,8 @@ LINE_BYTES_MAX: Final = 16 << 10
 FIELD_BYTES_MAX: Final = 8190
 READ_BYTES: Final = 1 << 18
 KEEPALIVE_S: Final = 75.0
+
+_ABSOLUTE_FORM: Final = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -122,25 +125,30 @@ class ClientDoor:
             "/cluster": self._cluster,
             "/": self._index,
         }
-        self.handle: Handler = guarded(self._handle)
+        self._guarded: Handler = guarded(self._handle)
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request._message.path
-        if path.startswith(PREFIX):
-            response = await self._kv.handle(request, path)
-        else:
-            page = self._pages.get(path.partition("?")[0])
-            if page is None:
-                raise problems.not_found(
-                    f"there is nothing at {path[:80]!r}; there are /kv/{{key}}, "
-                    f"{', '.join(sorted(self._pages))}"
-                )
-            if request.method not in ("GET", "HEAD"):
-                raise problems.method_not_allowed(request.method, "GET, HEAD")
-            response = page()
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to any request; it never raises for what a client sent."""
+        response = await self._guarded(request)
         if self._node.stopping:
             response.force_close()  # clients move on to another node
         return response
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request._message.path
+        if not path.startswith("/"):
+            path = _origin_form(path)
+        if path.startswith(PREFIX):
+            return await self._kv.handle(request, path)
+        page = self._pages.get(path.partition("?")[0])
+        if page is None:
+            raise problems.not_found(
+                f"there is nothing at {path[:80]!r}; there are /kv/{{key}}, "
+                f"{', '.join(sorted(self._pages))}"
+            )
+        if request.method not in ("GET", "HEAD"):
+            raise problems.method_not_allowed(request.method, "GET, HEAD")
+        return page()
 
     def _healthz(self) -> web.Response:
         return web.Response(text="ok\n")
@@ -166,3 +174,15 @@ class ClientDoor:
             text=f"{name}: an always-writable key-value store\n\n"
             "  GET|HEAD|PUT|DELETE /kv/{key}\n  GET /cluster\n  GET /readyz\n  GET /healthz\n"
         )
+
+
+def _origin_form(target: str) -> str:
+    """Path and query of a target with scheme and authority, as proxies send it (RFC 9112, 3.2.2).
+
+    Whatever has neither is left as it is.
+    """
+    found = _ABSOLUTE_FORM.match(target)
+    if found is None:
+        return target
+    rest = target[found.end() :]
+    return rest if rest.startswith("/") else f"/{rest}"

@@ -1,8 +1,10 @@
 """The client's HTTP contract, row by row, against three real nodes (N/R/W 3/2/2)."""
 
 import json
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from contextlib import closing
 from email.parser import BytesParser
 from email.policy import HTTP
 from itertools import count
@@ -479,3 +481,38 @@ def test_expect_100_continue_is_answered_before_the_body_comes(
 
 def test_nothing_of_this_left_a_mark_on_the_nodes(cluster: Cluster) -> None:
     cluster.assert_clean()
+
+
+def test_a_request_line_in_absolute_form(cluster: Cluster) -> None:
+    # As a proxy sends it; a server has to take it (RFC 9112, 3.2.2).
+    node = cluster.nodes[0]
+    with closing(Connection(node.http_port)) as client:
+        for host in ("http://127.0.0.1", "HTTP://elsewhere:80", "https://[::1]:8080"):
+            assert client.ask("PUT", f"{host}/kv/absolute%2Fform?w=1", b"v").status == 204
+            assert client.ask("GET", f"{host}/kv/absolute%2Fform").status in (200, 300)
+            assert client.ask("GET", f"{host}/readyz").status == 200
+            assert client.ask("GET", host).status == 200
+            assert client.ask("GET", f"{host}?x=/kv/a").status == 200
+            assert client.ask("GET", f"{host}/nothing/kv/a").status == 404
+
+
+def test_every_answer_of_a_node_that_drains_ends_its_connection(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    [node] = make_cluster(nodes=1, replication=1, timing={"drain_ms": 3000}).nodes
+    with closing(Connection(node.http_port)) as client:
+        assert client.ask("GET", "/kv/none").headers["Connection"] is None
+        node.terminate()
+        until = time.monotonic() + 10
+        while client.ask("GET", "/readyz").status == 200:
+            assert time.monotonic() < until
+        for method, path, status in (
+            ("GET", "/readyz", 503),
+            ("GET", "/kv/none", 404),
+            ("GET", "/kv/none?r=x", 400),
+            ("POST", "/kv/none", 405),
+            ("GET", "/nothing", 404),
+            ("PUT", "/kv/some", 204),
+        ):
+            answer = client.ask(method, path, b"v" if method == "PUT" else None)
+            assert (answer.status, answer.headers["Connection"]) == (status, "close"), path
