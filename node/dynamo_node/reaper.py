@@ -247,7 +247,8 @@ class Reaper:
         """`GET /admin/tombstones`: up to `limit` partitions behind `after`."""
         node, ring = self._node, self._node.topology.ring
         name = node.topology.host_name
-        wanted = sorted({*self.tombstones.partitions(), *self._rounds.kept_partitions()})
+        old = self.copies.waits_for
+        wanted = sorted({*self.tombstones.partitions(), *self._rounds.kept_partitions(), *old})
         wanted = [p for p in wanted if p > after]
         rows = []
         for p in wanted[:limit]:
@@ -255,6 +256,9 @@ class Reaper:
                 {"node": name(n), "reason": reason}
                 for n, reason in sorted(self.blockers.get(p, {}).items())
             ]
+            if p in old:
+                reason = f"its copy is older than round {old[p]}, and waits for a complete one"
+                blocked.append({"node": name(node.topology.number), "reason": reason})
             kept = self._rounds.kept(p)
             if kept is not None:
                 blocked += [
