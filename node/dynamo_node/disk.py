@@ -58,7 +58,7 @@ class Disk:
             return None
         self.store.delete(META, _CLEAN_KEY)
         await self.store.durable()
-        if len(data) != _CLEAN.size:
+        if len(data) != _CLEAN.size or self.store.fell_behind:
             return None
         return Clean(*_CLEAN.unpack(data))
 

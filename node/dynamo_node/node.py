@@ -164,9 +164,12 @@ class Node:
         lost = self.disk.lost_writes(self._clean is not None, self._boot)
         # What a failed sync was about may be gone from the page cache too.
         lost = lost or (reopened and self.config.durability == BUFFERED)
-        if ring is not None and lost:
-            what = "disk failed" if reopened else "machine went down"
-            log.warning("the %s with writes that were only buffered: recovering", what)
+        if ring is not None and (lost or self.disk.store.fell_behind):
+            if self.disk.store.fell_behind:
+                log.error("this disk's log lacks writes that were synced: recovering")
+            else:
+                what = "disk failed" if reopened else "machine went down"
+                log.warning("the %s with writes that were only buffered: recovering", what)
             self.standing.unclean(range(ring.partitions))
         await self.disk.keep_boot(self._boot, self.config.durability)
         await self.incarnations.load()
@@ -343,7 +346,8 @@ class Node:
         if not self.standing.known:
             # In one batch with the ring: whether this disk is believed follows from
             # the first one it sees.
-            self.standing.begin(ring, me.number, self.disk.disk_id)
+            whole = not self.disk.store.fell_behind
+            self.standing.begin(ring, me.number, self.disk.disk_id if whole else "")
         if persist:
             await self.disk.keep_ring(ring)
         self.replica.ring_has(ring.partitions)

@@ -33,6 +33,7 @@ from dynamo_core.errors import DynamoError
 from dynamo_node import opening
 from dynamo_node.opening import StorageError as StorageError
 from dynamo_node.opening import meaning
+from dynamo_node.synced import SyncedNote
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,9 @@ class Store:
             self._db = Rdict(str(path), options, dict.fromkeys(FAMILIES, options))
         except Exception as error:  # rocksdict raises plain Exception
             raise opening.opening_failed(path, error) from error
+        self._synced_note = SyncedNote(path)
+        self.fell_behind = self._db.latest_sequence_number() < self._synced_note.sequence
+        """Whether writes are missing that were synced, and so acknowledged."""
         self._families: dict[str, Rdict] = {f: self._db.get_column_family(f) for f in FAMILIES}
         self._handles: dict[str, ColumnFamily] = {
             f: self._db.get_column_family_handle(f) for f in FAMILIES
@@ -402,7 +406,9 @@ class Store:
         while self._requests.get():
             error: BaseException | None = None
             try:
+                sequence = self._db.latest_sequence_number()
                 self._db.flush_wal(True)
+                self._synced_note.keep(sequence)
             except Exception as caught:
                 error = caught
             try:
@@ -475,6 +481,7 @@ class Store:
         # Each of them holds the database open, and its lock with it.
         self._families, self._handles = _Shut(), _Shut()
         self._batch = WriteBatch(raw_mode=True)
+        self._synced_note.close()
         try:
             await off_loop(self._db.close)
         except Exception as error:

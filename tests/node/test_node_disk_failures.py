@@ -265,6 +265,35 @@ def _damage(path: Path) -> None:
     table.write_bytes(data)
 
 
+def test_a_log_that_lacks_what_was_acknowledged_makes_its_node_recover(
+    form: Callable[..., Cluster],
+) -> None:
+    cluster = form(3, {})
+    node, other, _ = cluster.nodes
+    values = {b"k%d" % at: os.urandom(700) for at in range(60)}
+    for key, value in values.items():
+        assert other.put(key, value, w=3).status == 204
+    node.kill()
+    log = max(Path(node.settings["data_dir"]).glob("db/*.log"), key=lambda f: f.stat().st_size)
+    with log.open("r+b") as file:
+        file.seek(log.stat().st_size // 2)
+        file.write(b"\xff" * 100)
+    node.start()
+    node.wait_up()
+    assert "lacks writes that were synced: recovering" in node.log()
+    until(lambda: node.status()["state"], "it is rebuilt", wanted="up")
+    cluster.wait_whole()
+    cluster.wait_equal()
+    for key, value in values.items():
+        assert node.get(key, r=1).body == value
+    node.kill()
+    node.start()
+    node.wait_ready()
+    assert node.log().count("lacks writes") == 1, "that is over"
+    assert node.status()["state"] == "up"
+    assert cluster.unclean_lines() == []
+
+
 @pytest.mark.parametrize("when", ["met at the start", "met in use"])
 def test_a_damaged_disk_is_told_and_replaced(form: Callable[..., Cluster], when: str) -> None:
     """It serves nothing, the others serve all, and an empty disk in its place is rebuilt."""

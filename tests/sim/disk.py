@@ -129,6 +129,7 @@ class SimStore(Store):
         disk.in_use = True
         self.disk = disk
         self._path = Path("/sim")
+        self.fell_behind = False
         self._sync = sync
         self._broken: StorageError | None = None
         self._closed = False
