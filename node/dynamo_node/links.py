@@ -293,6 +293,12 @@ class Link:
                 if isinstance(error, CallerError) and str(error) != self.refusal:
                     self.refusal = str(error)
                     log.warning("peer %s: %s", self.member.name, error)
+            except asyncio.CancelledError:
+                # The process may go on: a handshake that ended later would name an
+                # incarnation that is no more, and have the living one refused.
+                if connection is not None:
+                    connection.abort()
+                raise
             else:
                 began = self._loop.time()
                 self._connected(connection, incarnation)

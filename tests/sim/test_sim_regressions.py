@@ -73,3 +73,21 @@ def test_who_is_told_that_nothing_was_written_finds_nothing(seed: int) -> None:
         play.world.run_for(1.0)
         assert first.node is not None
         assert play.world.losses.minted[int.from_bytes(bytes(15) + b"x", "big")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_incarnation_that_ended_in_mid_handshake_is_not_taken_for_the_living_one(
+    seed: int,
+) -> None:
+    # Seed 200862: its peer stood still, and answered the dead one's call after the next one's.
+    with _played(seed, 3) as play:
+        world, (one, peer, _) = play.world, play.world.machines
+        for _ in range(3):
+            world.stall(peer, 6.0)
+            play.kill(one)
+            world.start(one)
+            world.run_for(1.0)
+            one.disk.temper.fails_next_write = True
+            play.put()
+            world.run_for(12.0)
+            world.run_until(world.all_linked, 10.0)
