@@ -18,7 +18,7 @@ from dynamo_node.storage import OBJECTS, Store
 
 log = logging.getLogger(__name__)
 
-BITE: Final = 2000
+BITE: Final = 500
 BITE_BYTES: Final = 4 << 20
 
 

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 PAGE_KEYS: Final = 256
 PAGE_BYTES: Final = 1 << 20
+PAGE_BYTES_MIN: Final = 1 << 16
+"""A page's objects when many are given at once, which together make about PAGE_BYTES."""
 PAGE_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 1.0
 PARTITIONS_AT_ONCE: Final = 2
@@ -47,6 +49,10 @@ class Recovery:
         """Partition -> owners that count, but with a possible loss."""
         self._keys = 0
         self._bytes = 0
+        self._serving = 0
+        self._emptied: dict[int, int] = {}
+        """Partition -> how often its copy here was deleted as too old."""
+        node.replica.on_emptied.append(self._was_emptied)
         node.handlers[Type.PAGE] = self.serve
 
     def wake(self) -> None:
@@ -239,6 +245,7 @@ class Recovery:
         lack = node.standing.lack(ask.partition)
         if not node.reaper.copies.answers(ask.partition):
             lack = max(lack, Lack.UNCLEAN)  # it may lack what its disk was too old to have
+        emptied = self._emptied.get(ask.partition, 0)
         # It was read after the yes to every round that this copy has agreed to.
         reap_round = node.replica.rounds.agreed(ask.partition)
         entries: list[tuple[bytes, bytes]] = []
@@ -249,9 +256,12 @@ class Recovery:
                 start = max(start, ask.after + b"\x00")
             # What this tick wrote isn't seen by the scan: it was acknowledged, or will
             # be, by others as well, and goes to the recovering owner on its own.
-            await node.disk.store.durable()
+            self._serving += 1
+            size = max(PAGE_BYTES_MIN, PAGE_BYTES // self._serving)
             try:
-                pairs = await node.disk.store.scan_async(OBJECTS, start, end, PAGE_KEYS, PAGE_BYTES)
+                await node.disk.store.durable()
+                async with node.slices.slice("recovery"):
+                    pairs = await node.disk.store.scan_async(OBJECTS, start, end, PAGE_KEYS, size)
                 entries = [(place[DIGEST_BYTES:], records.object_of(data)) for place, data in pairs]
             except DynamoError as error:
                 log.error("a page of partition %d can't be read: %s", ask.partition, error)
@@ -259,10 +269,19 @@ class Recovery:
                     request_id, Type.ERROR, wire.pack_error(Code.STORAGE, str(error)[:512])
                 )
                 return
+            finally:
+                self._serving -= 1
             last = not entries
+            if self._emptied.get(ask.partition, 0) != emptied:
+                no = wire.pack_error(Code.OVERLOADED, "this copy was deleted while it was read")
+                caller.reply(request_id, Type.ERROR, no)
+                return
         doubt = ask.partition in node.standing.possible_losses
         page = Page(lack, last, reap_round, entries, doubt)
         caller.reply(request_id, Type.PAGE_REPLY, recovery.pack_page(page))
+
+    def _was_emptied(self, partition: int, start: bytes, end: bytes) -> None:
+        self._emptied[partition] = self._emptied.get(partition, 0) + 1
 
     # For people
 

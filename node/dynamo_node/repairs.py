@@ -141,8 +141,7 @@ class Repairs:
                 await self.finish()
         if not differ:
             # Mostly a write has arrived meanwhile. If not, one of the trees isn't its objects'.
-            async with self.slice():
-                await self._node.trees.mend(partition, first, last)
+            await self._node.trees.mend(partition, first, last, self.slice)
         return True
 
     async def _page(

@@ -14,7 +14,8 @@ Forbidden here: comparing, and the network.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from struct import Struct
 from typing import Final
 
@@ -135,10 +136,17 @@ class Trees:
         else:
             self._store.delete(TREES, key)
 
-    async def mend(self, partition: int, first: int, last: int) -> int:
+    async def mend(
+        self,
+        partition: int,
+        first: int,
+        last: int,
+        bite: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> int:
         """Compute segments first..last-1 from the stored objects; how many had been wrong.
 
-        Nothing is done about segments that change meanwhile, or hold a damaged record.
+        Each page is read within a `bite`. Nothing is done about a partition that
+        changes meanwhile, nor about segments that hold a damaged record.
         """
         store, tree = self._store, self._of(partition)
         await store.durable()  # what was put so far is seen by the scan
@@ -149,7 +157,8 @@ class Trees:
         start = merkle.first_place(partition, first, self._partitions)
         end = merkle.first_place(partition, last, self._partitions)
         while start < end:
-            page = await leaves(store, start, end, LOAD_BITE)
+            async with bite():
+                page = await leaves(store, start, end)
             for place, leaf in page.leaves:
                 found.add(merkle.segment_of(place[:DIGEST_BYTES], self._partitions), leaf)
             if page.damaged:

@@ -9,7 +9,7 @@ import pytest
 from tests.sim.test_planted_bugs import Play
 from tests.sim.world import Machine
 
-from dynamo_core import antientropy, exchange, objects, records
+from dynamo_core import antientropy, exchange, objects, records, recovery
 from dynamo_core.admission import Admission
 from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.ring import Ring, position
@@ -489,6 +489,63 @@ def test_a_storm_of_questions_keeps_to_the_share_of_who_answers(
         assert 0 < used_s / (play.world.now - began) <= 0.06
         assert answered.count(Type.SEGMENTS_REPLY) > 20
         assert Type.ERROR in answered, "more than so many at once are told to come again"
+
+
+def test_pages_for_recovering_owners_keep_to_the_share_and_shrink_when_many_ask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with replicas() as play:
+        b = play.owners[0]
+        node = b.node
+        assert node is not None
+        partition = node.replica.partition_of(position(play.key))
+        keys = [k for k in (b"k%d" % n for n in range(2000))
+                if node.replica.partition_of(position(k)) == partition]  # fmt: skip
+        for key in keys:
+            play.merge(b, key, blind(1, bytes(30_000)))
+        monkeypatch.setattr(Admission, "decide", lambda self, now, used_s: self.share)
+        node.slices.admission.share = 0.05
+        payload = recovery.pack_ask(recovery.Ask(partition, b"", probe=False))
+        pages: list[int] = []
+
+        async def asks(asker: Any) -> None:
+            while True:
+                link = asker.topology.links[node.topology.number]
+                kind, reply = await link.ask(Type.PAGE, payload, 10.0)
+                assert kind == Type.PAGE_REPLY
+                pages.append(len(reply))
+
+        for asker in play.owners[1:]:
+            for _ in range(8):
+                loop = asker.process.loop  # type: ignore[union-attr]
+                play.world.scheduler.soon(loop, loop.create_task, (asks(asker.node),))
+        began = play.world.now
+        play.world.run_for(20.0)
+        used_s = node.slices.facts()["used_seconds"]["recovery"]
+        assert 0 < used_s / (play.world.now - began) <= 0.06
+        assert pages[0] > 1 << 20
+        assert sorted(pages)[len(pages) // 2] < 1 << 18
+
+
+def test_a_copy_that_is_deleted_while_it_is_read_is_not_told_as_a_whole_one() -> None:
+    with replicas() as play:
+        a, b = play.owners[:2]
+        node = b.node
+        assert node is not None
+        ring = node.topology.ring
+        assert ring is not None
+        partition = node.replica.partition_of(position(play.key))
+        play.merge(b, play.key, blind(1))
+        b.disk.temper.read_s = 0.5
+
+        def delete() -> None:
+            node.standing.emptied(partition)
+            node.replica.empty(partition, *partition_range(ring, partition))
+
+        play.world.scheduler.at(play.world.now + 0.01, b.process.loop, delete)  # type: ignore[union-attr]
+        payload = recovery.pack_ask(recovery.Ask(partition, b"", probe=False))
+        kind, reply = play.ask(a, b, Type.PAGE, payload)
+        assert kind == Type.ERROR, recovery.unpack_page(reply)
 
 
 # Trees that are wrong
