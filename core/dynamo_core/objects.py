@@ -35,6 +35,8 @@ from dynamo_core.versions import (
 FEATURE_LEVEL: Final = 1
 SIBLINGS_MAX: Final = 0xFFFF
 TYPE_BYTES_MAX: Final = 255
+TOMBSTONES_MAX: Final = 64
+"""Beside each other in one object; a delete is always written, so something has to bound them."""
 LEAF_BYTES: Final = 16
 
 _START: Final = Struct(">BH")
@@ -84,9 +86,14 @@ def put(held: Object, context: Clock, sibling: Sibling) -> Object:
     the context. A sibling that is the same write as one that goes, tried at
     another coordinator, has been seen by the author, so it goes too. Write ids
     come from clients: only one with the same content is the same write.
+
+    A tombstone beyond TOMBSTONES_MAX takes the place of all others, unseen as they
+    may be: they carry no value, and what they replaced stays claimed by the clock.
     """
     seen = {_write(s) for s in held.siblings if context.covers(s.dot)}
     kept = [s for s in held.siblings if _write(s) not in seen] if seen else [*held.siblings]
+    if sibling.value is None and sum(s.value is None for s in kept) >= TOMBSTONES_MAX:
+        kept = [s for s in kept if s.value is not None]
     kept.append(sibling)
     return Object(held.clock.join(context).with_dot(sibling.dot), _sorted(kept))
 

@@ -34,6 +34,8 @@ from dynamo_node.turns import Turns, WithValue
 
 LEASE_BIRTHS: Final = 1 << 20
 """Births leased at a time; a crash wastes at most so many of 2^32."""
+CLOCK_ENTRIES_MAX: Final = 4096
+"""Of an object that a write makes: some 100 KiB, a context that still fits where it has to."""
 
 Change: TypeAlias = Callable[[bytes, bytes | None, bytes | None], None]
 
@@ -299,7 +301,14 @@ class Replica:
     def _check_limits(self, result: Object, obj: bytes, write: NewWrite) -> None:
         if write.value is None:  # a delete is always written
             return
-        limits = self._limits
+        limits, clock = self._limits, result.clock
+        if (entries := len(clock.vector) + len(clock.dots)) > CLOCK_ENTRIES_MAX:
+            raise RefusedError(
+                Kind.TOO_MANY_SIBLINGS,
+                f"the key's clock would have {entries} entries, the limit is "
+                f"{CLOCK_ENTRIES_MAX}: delete the key and write it again once it has been "
+                "reaped, or write another key",
+            )
         many = len(result.siblings) > 1
         if many and (live := len(objects.shown(result))) > limits.siblings_max:
             raise RefusedError(

@@ -324,3 +324,19 @@ def test_last_written_is_the_latest_by_time_then_dot(some: list[Sibling]) -> Non
     latest = max(some, key=lambda s: (s.written_ms, s.dot), default=None)
     shown = objects.last_written(Object(EMPTY, tuple(some)))
     assert shown == (() if latest is None or latest.value is None else (latest,))
+
+
+def test_deletes_with_an_old_context_do_not_pile_up() -> None:
+    actor = b"a" * 16
+    beside = Sibling((b"b" * 16, 1), b"b" * 16, 0, "", b"value")
+    held = objects.put(ABSENT, EMPTY, beside)
+    before = held
+    for n in range(1, 1000):
+        gone = Sibling((actor, n), n.to_bytes(16, "big"), 0, "", None)
+        held = objects.put(held, EMPTY, gone)
+        assert len(held.siblings) <= 1 + objects.TOMBSTONES_MAX
+        if n == objects.TOMBSTONES_MAX:
+            before = held  # what a replica holds that was away since
+    assert beside in held.siblings
+    assert all(held.clock.covers((actor, n)) for n in range(1, 1000))
+    assert objects.merge(before, held) == held, "what went doesn't come back"

@@ -19,6 +19,7 @@ from dynamo_core.versions import EMPTY, Clock
 from dynamo_node import storage
 from dynamo_node.config import Limits
 from dynamo_node.disk import Disk
+from dynamo_node.kv import BODY_JSON_ROOM
 from dynamo_node.refusals import RefusedError
 from dynamo_node.replica import NewWrite, Replica
 from dynamo_node.storage import HINTS, OBJECTS, Store
@@ -337,3 +338,15 @@ async def test_a_damaged_record_spoils_no_other_key_that_is_loaded_with_it(
         assert await bench.read() == {b"x"}
     finally:
         await bench.store.close()
+
+
+async def test_a_clock_is_bounded_long_before_its_context_can_not_be_sent(fresh: Bench) -> None:
+    vector = {n.to_bytes(16, "big"): 1 for n in range(1, 4096)}
+    seen = Clock(vector)
+    held = objects.put(ABSENT, seen, Sibling((b"z" * 16, 1), bytes(16), 0, "", b"v"))
+    await fresh.merge(objects.to_bytes(held))
+    with pytest.raises(RefusedError, match="4097 entries, the limit is 4096") as refused:
+        await fresh.mint(b"value")
+    assert refused.value.kind == Kind.TOO_MANY_SIBLINGS
+    _, context = await fresh.mint(None, held.clock)
+    assert len(context.to_bytes()) * 4 // 3 < BODY_JSON_ROOM, "a delete is always written"
