@@ -1,0 +1,117 @@
+"""Disks that fail and come back under one process, on virtual time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from tests.sim.test_planted_bugs import PATIENCE_S, Play
+from tests.sim.world import Machine
+
+from dynamo_core.history_report import Report
+from dynamo_core.wire import Op
+from dynamo_node.config import BUFFERED
+from dynamo_node.node import Node
+from dynamo_node.supervisor import PAUSE_S_MAX, STEADY_S
+
+SEEDS = range(6)
+
+
+@contextmanager
+def _play(seed: int, nodes: int, **config: Any) -> Iterator[Play]:
+    play = Play(seed, nodes, **config)
+    try:
+        yield play
+    finally:
+        play.world.close()
+
+
+def _wait_ready(play: Play, machine: Machine) -> Node:
+    play.world.run_until(lambda: machine.node is not None and machine.node.ready, PATIENCE_S)
+    assert machine.node is not None
+    return machine.node
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_incarnation_ends_with_its_disk_and_the_process_goes_on(seed: int) -> None:
+    with _play(seed, 4) as play:
+        play.put()
+        failed = play.owners[0]
+        process, before = failed.process, failed.node
+        assert before is not None
+        failed.disk.temper.fails = True
+        play.put(1)
+        play.world.run_until(lambda: failed.node is None, PATIENCE_S)
+        assert before.replica.minter is None, "no dot is issued any more"
+        for client in range(2, 6):  # the others go on, with a stand-in
+            play.put(client, context=client % 2 == 0)
+        play.world.run_for(40.0)
+        assert failed.node is None
+        failed.disk.temper.fails = False
+        play.world.run_for(PAUSE_S_MAX + 1.0)
+        after = _wait_ready(play, failed)
+        assert failed.process is process
+        assert after.incarnation != before.incarnation
+        assert after.disk.disk_id == before.disk.disk_id
+        play.until_handed_off()
+        assert not play.judged().violations
+
+
+def test_a_disk_that_fails_again_and_again_is_opened_less_and_less_often() -> None:
+    """Each opening is an incarnation that all others have to know."""
+    with _play(1, 3) as play:
+        failing = play.owners[0]
+        incarnations = set()
+
+        def lives(seconds: float) -> int:
+            seen = len(incarnations)
+            until = play.world.now + seconds
+            while play.world.now < until:
+                if failing.node is not None and failing.node.ready:
+                    incarnations.add(failing.node.incarnation)
+                    failing.disk.temper.fails_next_write = True
+                play.ask(Op.PUT)
+                play.world.run_for(0.2)
+            return len(incarnations) - seen
+
+        assert lives(STEADY_S) < 20
+        assert lives(STEADY_S) <= STEADY_S / PAUSE_S_MAX
+        failing.disk.temper.fails_next_write = False
+        _wait_ready(play, failing)
+        assert not play.judged().violations
+
+
+def _pages_lost_before_their_sync(seed: int) -> Report:
+    """Two took a write that was only buffered; one's disk fails, and the other is away."""
+    with _play(seed, 3, durability=BUFFERED) as play:
+        losing, keeping, missing = play.owners
+        play.kill(missing)
+        play.put()
+        assert losing.node is not None
+        losing.disk.temper.fails = True
+        losing.disk.temper.fails_next_sync = True
+        store = losing.node.disk.store
+        assert losing.process is not None
+        losing.process.loop.call_soon(lambda: store.commit(lambda error: None, sync=True))
+        play.world.run_until(lambda: losing.node is None, PATIENCE_S)
+        losing.disk.temper.fails = False
+        play.kill(keeping)
+        play.start(missing)
+        _wait_ready(play, losing)
+        play.clients.call(Op.GET, play.key, 7, None)
+        play.world.run_for(5.0)
+        return play.judged()
+
+
+def test_what_was_only_buffered_may_go_with_a_failed_sync_and_is_not_denied() -> None:
+    for seed in SEEDS:
+        report = _pages_lost_before_their_sync(seed)
+        assert report.ok, f"seed {seed}\n" + "\n".join(map(str, report.violations))
+
+
+def test_a_node_that_trusts_its_buffers_after_a_failed_sync_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = Node.start
+    monkeypatch.setattr(Node, "start", lambda self, reopened=False: start(self))
+    assert any(not _pages_lost_before_their_sync(seed).ok for seed in SEEDS)
