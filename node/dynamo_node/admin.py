@@ -22,8 +22,8 @@ from dynamo_core.versions import dot_text
 from dynamo_node import digests, problems
 from dynamo_node.http_server import guarded
 from dynamo_node.kv import written_at
-from dynamo_node.node import RingConflictError
 from dynamo_node.problems import ProblemError, bad_request, json_response
+from dynamo_node.rings import RingConflictError
 from dynamo_node.storage import OBJECTS
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class AdminDoor:
     async def _post_ring(self, request: web.Request) -> web.Response:
         try:
             ring = Ring.from_bytes(await request.read())
-            await self._node.post_ring(ring)
+            await self._node.rings.post(ring)
         except CallerError as error:
             raise bad_request(str(error)) from error
         except RingConflictError as error:

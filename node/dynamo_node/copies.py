@@ -328,7 +328,7 @@ class Copies:
     def _tell(self, caller: Inbound, frame: Frame) -> None:
         """KEPT: of one partition its rounds and list; without one how all copies here stand."""
         payload = frame.payload
-        if self._node.ring_differs(caller, frame):
+        if self._node.rings.differ(caller, frame):
             return
         wanted = reaping.unpack_partition(payload) if payload else None
 

@@ -165,7 +165,7 @@ class Gossip:
     def _compare(self, number: int, theirs: RingName) -> None:
         mine = self._node.topology.name
         if theirs != mine:
-            self._node.exchange_rings(number, teach=theirs < mine)
+            self._node.rings.exchange(number, teach=theirs < mine)
 
     # What this node says
 

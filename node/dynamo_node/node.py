@@ -10,34 +10,33 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from dynamo_core import wire
-from dynamo_core.actors import Minter
-from dynamo_core.errors import CallerError, Corrupt, DynamoError
-from dynamo_core.frames import NO_RING, Frame, RingName
+from dynamo_core.errors import Corrupt, DynamoError
+from dynamo_core.frames import Frame
 from dynamo_core.handshake import Identity
 from dynamo_core.objects import FEATURE_LEVEL
 from dynamo_core.records import SEVERAL
-from dynamo_core.ring import Ring
-from dynamo_core.wire import Code, Lease, Type
+from dynamo_core.wire import Code, Type
 from dynamo_node import __version__
 from dynamo_node.antientropy import AntiEntropy
+from dynamo_node.births import Births
 from dynamo_node.config import BUFFERED, Config
 from dynamo_node.coordinator import Coordinator
-from dynamo_node.disk import Clean, Disk, new_incarnation, open_disk
+from dynamo_node.disk import Clean, Disk, open_disk
 from dynamo_node.disk_health import RESERVE_BYTES, DiskHealth, headroom_bytes
 from dynamo_node.gossip import Gossip
 from dynamo_node.handoff import Handoff
 from dynamo_node.inbound import Inbound
-from dynamo_node.incarnations import Known, confirmed
-from dynamo_node.links import Link
+from dynamo_node.incarnations import Known
 from dynamo_node.opening import DamagedError, damaged
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.pings import Pings
 from dynamo_node.reaper import Reaper
 from dynamo_node.recovery import Recovery
-from dynamo_node.replica import LEASE_BIRTHS, Replica
+from dynamo_node.replica import Replica
+from dynamo_node.rings import Rings
 from dynamo_node.seeds import Seeds
 from dynamo_node.slices import Slices
 from dynamo_node.standing import Standing
@@ -46,12 +45,6 @@ from dynamo_node.topology import Topology
 from dynamo_node.trees import Trees
 
 log = logging.getLogger(__name__)
-
-RING_TIMEOUT_S: Final = 2.0
-
-
-class RingConflictError(DynamoError):
-    """A ring was posted whose parent is not the ring held; that one is told."""
 
 
 class Node:
@@ -72,10 +65,11 @@ class Node:
         self.trees = Trees(disk.store)
         self.replica.on_change = self.trees.changed
         self.replica.on_emptied.append(self._emptied)
-        self.replica.on_new_incarnation = self._new_incarnation
+        self.births = Births(self, clean)
+        self.rings = Rings(self)
         self.replica.ring_name = lambda: self.topology.name
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
-        self.coordinator.on_stale_ring = lambda number, code: self.exchange_rings(
+        self.coordinator.on_stale_ring = lambda number, code: self.rings.exchange(
             number, teach=code == Code.NOT_READY
         )
         self.disk_health = DiskHealth(lambda: outside.free_bytes(config), _reserve(config, outside))
@@ -99,19 +93,19 @@ class Node:
         self.stopping = False
         self.stopped = asyncio.Event()
         self.failure: StorageError | None = None
-        self.incarnation = clean.incarnation if clean else new_incarnation(outside)
         self._clean = clean
         self._boot = outside.boot_id()
         self._started = asyncio.get_running_loop().time()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ring_lock = asyncio.Lock()
-        self._incarnation_lock = asyncio.Lock()
-        self._exchanging: set[int] = set()
         self._counting = 0
         self._write_ids = (outside.random_bytes(8), 0)
         disk.store.on_broken = self._store_broke
 
     # Identity
+
+    @property
+    def incarnation(self) -> bytes:
+        return self.births.incarnation
 
     def identity(self) -> Identity:
         return Identity(
@@ -183,7 +177,7 @@ class Node:
         else:
             self.in_background(self._count_keys())
         if ring is not None:
-            await self._adopt(ring, persist=False)
+            await self.rings.adopt(ring, persist=False)
         self.in_background(self.disk_health.run())
         self.in_background(self.slices.run())
         self.in_background(self.handoff.run())
@@ -235,16 +229,6 @@ class Node:
 
         self.in_background(work())
 
-    def ring_differs(self, caller: Inbound, frame: Frame) -> bool:
-        """Whether sender and receiver hold different rings; the sender is told, and mends that."""
-        mine = self.topology.name
-        if (frame.epoch, frame.ring_id) == mine and mine != NO_RING:
-            return False
-        code = Code.NOT_READY if mine < (frame.epoch, frame.ring_id) else Code.STALE_RING
-        text = wire.pack_error(code, f"this node's ring is of epoch {mine.epoch}")
-        caller.reply(frame.request_id, Type.ERROR, text)
-        return True
-
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -275,186 +259,6 @@ class Node:
         self.disk_health.failed(str(error))
         self.failure = error
         self.stopped.set()
-
-    # Ring
-
-    async def post_ring(self, ring: Ring) -> None:
-        """A publisher's next ring: its parent must be the ring held here.
-
-        Raises RingConflictError when it isn't, CallerError when the ring can't be this
-        node's. The ring that is held already is accepted again.
-        """
-        self._check_cluster(ring)
-        # Two publishers may post at once: the parent is compared with what is held
-        # when this ring's turn comes, not when it arrived.
-        async with self._ring_lock:
-            held = self.topology.ring
-            if held is not None and ring.id == held.id:
-                return
-            if held is not None and ring.parent != held.id:
-                raise RingConflictError(
-                    f"the ring names parent {ring.parent or 'none'}, but the ring held here is "
-                    f"{held.id} of epoch {held.epoch}"
-                )
-            if held is not None and ring.epoch <= held.epoch:
-                # It would be ignored, and its publisher told that it is in force.
-                raise CallerError(
-                    f"epoch is {ring.epoch}; it must be above {held.epoch}, that of the parent"
-                )
-            await self._adopt(ring, persist=True)
-
-    async def learn_ring(self, ring: Ring) -> None:
-        """Take up a ring if it is higher than the one held (design: order)."""
-        self._check_cluster(ring)
-        async with self._ring_lock:
-            if RingName(ring.epoch, bytes.fromhex(ring.id)) > self.topology.name:
-                await self._adopt(ring, persist=True)
-
-    def _check_cluster(self, ring: Ring) -> None:
-        if ring.cluster_id != self.config.cluster_id.hex():
-            raise CallerError(
-                f"the ring is of cluster {ring.cluster_id}, this node of "
-                f"{self.config.cluster_id.hex()}"
-            )
-
-    def _check_fixed(self, ring: Ring) -> None:
-        """Raise CallerError for a ring that changes what is fixed, or can't serve r and w."""
-        held, config = self.topology.ring, self.config
-        if held is not None and held.partitions != ring.partitions:
-            raise CallerError(
-                f"partitions is {ring.partitions}; it is fixed for life at {held.partitions}"
-            )
-        if held is not None and held.replication != ring.replication:
-            raise CallerError(
-                f"replication is {ring.replication}; it is fixed for life at {held.replication}"
-            )
-        for name, value in (("r", config.r), ("w", config.w)):
-            if value > ring.replication:
-                raise CallerError(
-                    f"the ring's replication is {ring.replication}, but this node's quorum.{name} "
-                    f"is {value}; it must be within 1..{ring.replication}"
-                )
-
-    async def _adopt(self, ring: Ring, persist: bool) -> None:
-        me = ring.member_named(self.config.name)
-        if me is None:
-            names = ", ".join(m.name for m in ring.members[:10])
-            raise CallerError(
-                f"the ring of epoch {ring.epoch} has no member {self.config.name!r} ({names})"
-            )
-        self._check_fixed(ring)
-        if not self.standing.known:
-            # In one batch with the ring: whether this disk is believed follows from
-            # the first one it sees.
-            whole = not self.disk.store.fell_behind
-            self.standing.begin(ring, me.number, self.disk.disk_id if whole else "")
-        if persist:
-            await self.disk.keep_ring(ring)
-        self.replica.ring_has(ring.partitions)
-        self.trees.ring_has(ring.partitions)
-        renumbered = self.topology.number != me.number
-        gone = self.topology.adopt(ring, me.number, lambda n: self._link(ring, n))
-        for link in self.topology.links.values():
-            if not link.started:
-                link.start()
-            elif renumbered:
-                link.reconnect()
-        await asyncio.gather(*(link.stop() for link in gone))
-        log.info(
-            "ring of epoch %d, id %s: %d members, this is number %d%s",
-            ring.epoch,
-            ring.id,
-            len(ring.members),
-            me.number,
-            "; recovering" if self.recovering else "",
-        )
-        if self.replica.minter is None or renumbered:
-            self.in_background(self._take_up_incarnation())
-
-    def _link(self, ring: Ring, number: int) -> Link:
-        link = Link(
-            ring.member(number),
-            self.identity,
-            lambda: self.topology.name,
-            self.config.timing.suspect_ms / 1000,
-            lambda: self.outside.random_bytes(16),
-        )
-
-        def up(_: Link) -> None:
-            self.handoff.wake()
-            self.recovery.wake()
-            self.reaper.copies.wake()
-
-        link.on_up = up
-        return link
-
-    async def _take_up_incarnation(self) -> None:
-        """Get the right to mint under the number that the ring in force gives.
-
-        One at a time: a ring may come while the peers are still asked about the last
-        incarnation, and births that it has used must not be counted from 1 again.
-        """
-        async with self._incarnation_lock:
-            number, held = self.topology.number, self.replica.minter
-            if held is not None and held.number == number:
-                return
-            clean, self._clean = self._clean, None
-            if clean is not None:
-                if await self._goes_on(number, clean):
-                    return
-                log.info("the last incarnation was not confirmed by the peers; taking a new one")
-            if clean is not None or held is not None:
-                self._new_incarnation(new_incarnation(self.outside))
-            await self._mint_with(Minter(number, self.incarnation), 1 + LEASE_BIRTHS)
-
-    async def _goes_on(self, number: int, clean: Clean) -> bool:
-        """Go on with the incarnation that was shut down cleanly, if the peers confirm."""
-        until = min(clean.lease_end + LEASE_BIRTHS, 0xFFFFFFFF)
-        lease = Lease(number, clean.incarnation, clean.lease_end, until)
-        if until == clean.lease_end or not await confirmed(self.topology.links.values(), lease):
-            return False
-        minter = Minter(number, clean.incarnation, clean.next_birth, clean.lease_end)
-        await self._mint_with(minter, until)
-        return True
-
-    async def _mint_with(self, minter: Minter, lease_end: int) -> None:
-        leased = asyncio.Event()  # never set when the store breaks: the node ends then
-        self.replica.lease(minter, lease_end, leased.set)
-        await leased.wait()
-        self.replica.minter = minter
-        log.info("ready as %s, incarnation %s", self.config.name, minter.incarnation.hex())
-
-    def _new_incarnation(self, incarnation: bytes) -> None:
-        log.info("going on as incarnation %s", incarnation.hex())
-        self.incarnation = incarnation
-        for link in self.topology.links.values():
-            link.reconnect()
-
-    def exchange_rings(self, number: int, teach: bool) -> None:
-        """A peer's ring differs: teach it, or learn from it.
-
-        Every request finds that out again, and a ring is long: one exchange at a time.
-        """
-        if number not in self._exchanging:
-            self._exchanging.add(number)
-            self.in_background(self._exchange_rings(number, teach))
-
-    async def _exchange_rings(self, number: int, teach: bool) -> None:
-        try:
-            link, ring = self.topology.links.get(number), self.topology.ring
-            if link is None or ring is None:
-                return
-            if teach:
-                await link.ask(Type.RING, ring.to_bytes(), RING_TIMEOUT_S)
-                return
-            kind, payload = await link.ask(Type.RING, b"", RING_TIMEOUT_S)
-            if kind == Type.RING_REPLY and payload:
-                try:
-                    await self.learn_ring(Ring.from_bytes(payload))
-                except CallerError as error:
-                    log.warning("the ring of %s is refused: %s", link.member.name, error)
-        finally:
-            self._exchanging.discard(number)
 
     # Facts
 

@@ -234,7 +234,7 @@ class Recovery:
         ring = node.topology.ring
         if ring is not None and ask.partition >= ring.partitions:
             raise Corrupt(f"partition {ask.partition} is not one of this ring")
-        if node.ring_differs(caller, frame):
+        if node.rings.differ(caller, frame):
             return
         node.in_background(self._serve(caller, frame.request_id, ask))
 

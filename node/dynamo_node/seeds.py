@@ -76,7 +76,7 @@ class Seeds:
         if kind != Type.RING_REPLY or not payload:
             return  # it has none itself, as yet
         try:
-            await self._node.learn_ring(Ring.from_bytes(payload))
+            await self._node.rings.learn(Ring.from_bytes(payload))
         except CallerError as error:
             refusal = f"the ring of seed {link.member.name} is not taken up: {error}; waiting"
             if refusal != self._refusal:

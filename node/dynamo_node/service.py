@@ -94,7 +94,7 @@ class Service:
     # Replica
 
     def _read(self, caller: Inbound, frame: Frame) -> None:
-        if self._node.ring_differs(caller, frame):
+        if self._node.rings.differ(caller, frame):
             return
         key, whole = wire.unpack_read(frame.payload)
         node = self._node
@@ -132,7 +132,7 @@ class Service:
         node.replica.read(key, place.digest, place.owners, read, damaged)
 
     def _write(self, caller: Inbound, frame: Frame) -> None:
-        if self._node.ring_differs(caller, frame):
+        if self._node.rings.differ(caller, frame):
             return
         write = wire.unpack_write(frame.payload)
         place = self._node.topology.place(write.key)
@@ -205,7 +205,7 @@ class Service:
 
     async def _learn(self, caller: Inbound, frame: Frame) -> None:
         try:
-            await self._node.learn_ring(Ring.from_bytes(frame.payload))
+            await self._node.rings.learn(Ring.from_bytes(frame.payload))
         except (CallerError, DynamoError) as error:
             self._error(caller, frame, Code.BAD_REQUEST, str(error))
             return

@@ -15,11 +15,12 @@ from dynamo_core.handshake import ROLE_NODE, Hello
 from dynamo_core.placement import Candidate, first_ring, next_ring
 from dynamo_core.ring import Ring
 from dynamo_core.wire import Lease, Type
-from dynamo_node import node as node_module
+from dynamo_node import births
 from dynamo_node.config import Config, parse
 from dynamo_node.disk import Clean, open_disk
 from dynamo_node.incarnations import Known
-from dynamo_node.node import Node, RingConflictError
+from dynamo_node.node import Node
+from dynamo_node.rings import RingConflictError
 from dynamo_node.service import Service
 
 pytestmark = pytest.mark.timeout(20)
@@ -91,11 +92,11 @@ async def test_a_ring_that_comes_while_peers_are_asked_starts_no_births_again(
         await answer.wait()
         return grants
 
-    monkeypatch.setattr(node_module, "confirmed", confirmed)
+    monkeypatch.setattr(births, "confirmed", confirmed)
     node = life.node
-    await node.post_ring(life.first)
+    await node.rings.post(life.first)
     await asked.wait()
-    await node.post_ring(life.ring(life.first, 4))
+    await node.rings.post(life.ring(life.first, 4))
     for _ in range(50):  # whoever takes up an incarnation beside the first has time to
         await asyncio.sleep(0.002)
         if node.replica.minter is not None:
@@ -110,7 +111,7 @@ async def test_a_ring_that_comes_while_peers_are_asked_starts_no_births_again(
 
 async def test_no_birth_is_taken_after_the_marker_of_a_clean_end_was_filled(life: Life) -> None:
     node = life.node
-    await node.post_ring(life.first)
+    await node.rings.post(life.first)
     await _until(lambda: node.replica.minter is not None)
     await node.stop()
     assert node.replica.minter is None
@@ -145,7 +146,7 @@ async def test_schedule_3_a_grant_outlives_the_next_incarnation_and_this_nodes_r
     life: Life,
 ) -> None:
     node = life.node
-    await node.post_ring(life.first)
+    await node.rings.post(life.first)
     assert await _grants(node, OLD, 1000, 2000)
     # The peer ends uncleanly, and later goes on with its next incarnation.
     assert await _grants(node, b"incarn-2", 1000, 2000)
@@ -157,7 +158,7 @@ async def test_schedule_3_a_grant_outlives_the_next_incarnation_and_this_nodes_r
 
 async def test_a_node_whose_disk_was_replaced_confirms_nothing(life: Life) -> None:
     life.candidates = _candidates(4, "f" * 32)
-    await life.node.post_ring(life.ring(None, 3))
+    await life.node.rings.post(life.ring(None, 3))
     assert life.node.recovering
     assert not await _grants(life.node, OLD, 1000, 2000)
 
@@ -198,11 +199,11 @@ async def test_what_is_known_of_a_nodes_incarnations_is_bounded(life: Life) -> N
 
 async def test_schedule_7_of_two_rings_posted_at_once_one_is_refused(life: Life) -> None:
     node = life.node
-    await node.post_ring(life.first)
+    await node.rings.post(life.first)
     rings = [life.ring(life.first, 4), life.ring(life.first, 4, "2026-01-02T00:00:00Z")]
     rings.sort(key=lambda ring: ring.id)
     for posted in (rings, rings[::-1]):
-        told = await asyncio.gather(*map(node.post_ring, posted), return_exceptions=True)
+        told = await asyncio.gather(*map(node.rings.post, posted), return_exceptions=True)
         assert sum(isinstance(answer, DynamoError) for answer in told) == 1, told
         refused = [a for a in told if a is not None]
         assert isinstance(refused[0], RingConflictError)

@@ -255,7 +255,7 @@ def test_a_ring_that_comes_in_mid_round_ends_it_and_the_next_one_goes_on(
 
         async def then_a_ring(self: Any, *args: Any) -> Any:
             if not posted:
-                posted.append(await a.node.post_ring(newer))  # type: ignore[union-attr]
+                posted.append(await a.node.rings.post(newer))  # type: ignore[union-attr]
             return await repair(self, *args)
 
         monkeypatch.setattr(repairs.Repairs, "_repair", then_a_ring)

@@ -253,7 +253,7 @@ def _post(world: World, at: int, ring: Ring) -> None:
     node, process = machine.node, machine.process
     assert node is not None
     assert process is not None
-    world.scheduler.soon(process.loop, lambda: process.loop.create_task(node.post_ring(ring)), ())
+    world.scheduler.soon(process.loop, lambda: process.loop.create_task(node.rings.post(ring)), ())
     world.run_until(lambda: node.topology.ring is not None and node.topology.ring.id == ring.id, 5)
 
 

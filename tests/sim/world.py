@@ -218,7 +218,7 @@ class World:
             assert machine.node is not None
             loop, node = machine.process.loop, machine.node
             self.scheduler.soon(
-                loop, lambda loop=loop, node=node: loop.create_task(node.post_ring(self.ring)), ()
+                loop, lambda loop=loop, node=node: loop.create_task(node.rings.post(self.ring)), ()
             )
         self.run_until(lambda: self.all_ready() and self.all_linked(), 30)
 

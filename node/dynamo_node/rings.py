@@ -1,0 +1,189 @@
+"""Rings: which ring this node holds, and how it comes to a higher one (design: order).
+
+Owns the checks of a posted or told ring, its taking up, and the exchange with a
+peer that holds another. A node never invents membership, and takes a lower ring
+from nobody.
+
+Forbidden here: what a new ring means for data.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from dynamo_core import wire
+from dynamo_core.errors import CallerError, DynamoError
+from dynamo_core.frames import NO_RING, Frame, RingName
+from dynamo_core.ring import Ring
+from dynamo_core.wire import Code, Type
+from dynamo_node.inbound import Inbound
+from dynamo_node.links import Link
+
+if TYPE_CHECKING:
+    from dynamo_node.node import Node
+
+log = logging.getLogger(__name__)
+
+RING_TIMEOUT_S: Final = 2.0
+
+
+class RingConflictError(DynamoError):
+    """A ring was posted whose parent is not the ring held; that one is told."""
+
+
+class Rings:
+    """One per node; the ring itself is in `topology`."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._topology = node.topology
+        self._lock = asyncio.Lock()
+        self._exchanging: set[int] = set()
+
+    async def post(self, ring: Ring) -> None:
+        """A publisher's next ring: its parent must be the ring held here.
+
+        Raises RingConflictError when it isn't, CallerError when the ring can't be this
+        node's. The ring that is held already is accepted again.
+        """
+        self._check_cluster(ring)
+        # Two publishers may post at once: the parent is compared with what is held
+        # when this ring's turn comes, not when it arrived.
+        async with self._lock:
+            held = self._topology.ring
+            if held is not None and ring.id == held.id:
+                return
+            if held is not None and ring.parent != held.id:
+                raise RingConflictError(
+                    f"the ring names parent {ring.parent or 'none'}, but the ring held here is "
+                    f"{held.id} of epoch {held.epoch}"
+                )
+            if held is not None and ring.epoch <= held.epoch:
+                # It would be ignored, and its publisher told that it is in force.
+                raise CallerError(
+                    f"epoch is {ring.epoch}; it must be above {held.epoch}, that of the parent"
+                )
+            await self.adopt(ring, persist=True)
+
+    async def learn(self, ring: Ring) -> None:
+        """Take up a ring if it is higher than the one held (design: order)."""
+        self._check_cluster(ring)
+        async with self._lock:
+            if RingName(ring.epoch, bytes.fromhex(ring.id)) > self._topology.name:
+                await self.adopt(ring, persist=True)
+
+    def _check_cluster(self, ring: Ring) -> None:
+        if ring.cluster_id != self._node.config.cluster_id.hex():
+            raise CallerError(
+                f"the ring is of cluster {ring.cluster_id}, this node of "
+                f"{self._node.config.cluster_id.hex()}"
+            )
+
+    def _check_fixed(self, ring: Ring) -> None:
+        """Raise CallerError for a ring that changes what is fixed, or can't serve r and w."""
+        held, config = self._topology.ring, self._node.config
+        if held is not None and held.partitions != ring.partitions:
+            raise CallerError(
+                f"partitions is {ring.partitions}; it is fixed for life at {held.partitions}"
+            )
+        if held is not None and held.replication != ring.replication:
+            raise CallerError(
+                f"replication is {ring.replication}; it is fixed for life at {held.replication}"
+            )
+        for name, value in (("r", config.r), ("w", config.w)):
+            if value > ring.replication:
+                raise CallerError(
+                    f"the ring's replication is {ring.replication}, but this node's quorum.{name} "
+                    f"is {value}; it must be within 1..{ring.replication}"
+                )
+
+    async def adopt(self, ring: Ring, persist: bool) -> None:
+        """Take up a ring; `persist` unless it came from this disk. Raises CallerError."""
+        node = self._node
+        me = ring.member_named(node.config.name)
+        if me is None:
+            names = ", ".join(m.name for m in ring.members[:10])
+            raise CallerError(
+                f"the ring of epoch {ring.epoch} has no member {node.config.name!r} ({names})"
+            )
+        self._check_fixed(ring)
+        if not node.standing.known:
+            # In one batch with the ring: whether this disk is believed follows from
+            # the first one it sees.
+            whole = not node.disk.store.fell_behind
+            node.standing.begin(ring, me.number, node.disk.disk_id if whole else "")
+        if persist:
+            await node.disk.keep_ring(ring)
+        node.replica.ring_has(ring.partitions)
+        node.trees.ring_has(ring.partitions)
+        renumbered = self._topology.number != me.number
+        gone = self._topology.adopt(ring, me.number, lambda n: self._link(ring, n))
+        for link in self._topology.links.values():
+            if not link.started:
+                link.start()
+            elif renumbered:
+                link.reconnect()
+        await asyncio.gather(*(link.stop() for link in gone))
+        log.info(
+            "ring of epoch %d, id %s: %d members, this is number %d%s",
+            ring.epoch,
+            ring.id,
+            len(ring.members),
+            me.number,
+            "; recovering" if node.recovering else "",
+        )
+        if node.replica.minter is None or renumbered:
+            node.in_background(node.births.take_up())
+
+    def _link(self, ring: Ring, number: int) -> Link:
+        link = Link(
+            ring.member(number),
+            self._node.identity,
+            lambda: self._topology.name,
+            self._node.config.timing.suspect_ms / 1000,
+            lambda: self._node.outside.random_bytes(16),
+        )
+
+        def up(_: Link) -> None:
+            self._node.handoff.wake()
+            self._node.recovery.wake()
+            self._node.reaper.copies.wake()
+
+        link.on_up = up
+        return link
+
+    def exchange(self, number: int, teach: bool) -> None:
+        """A peer's ring differs: teach it, or learn from it.
+
+        Every request finds that out again, and a ring is long: one exchange at a time.
+        """
+        if number not in self._exchanging:
+            self._exchanging.add(number)
+            self._node.in_background(self._exchange(number, teach))
+
+    async def _exchange(self, number: int, teach: bool) -> None:
+        try:
+            link, ring = self._topology.links.get(number), self._topology.ring
+            if link is None or ring is None:
+                return
+            if teach:
+                await link.ask(Type.RING, ring.to_bytes(), RING_TIMEOUT_S)
+                return
+            kind, payload = await link.ask(Type.RING, b"", RING_TIMEOUT_S)
+            if kind == Type.RING_REPLY and payload:
+                try:
+                    await self.learn(Ring.from_bytes(payload))
+                except CallerError as error:
+                    log.warning("the ring of %s is refused: %s", link.member.name, error)
+        finally:
+            self._exchanging.discard(number)
+
+    def differ(self, caller: Inbound, frame: Frame) -> bool:
+        """Whether sender and receiver hold different rings; the sender is told, and mends that."""
+        mine = self._topology.name
+        if (frame.epoch, frame.ring_id) == mine and mine != NO_RING:
+            return False
+        code = Code.NOT_READY if mine < (frame.epoch, frame.ring_id) else Code.STALE_RING
+        text = wire.pack_error(code, f"this node's ring is of epoch {mine.epoch}")
+        caller.reply(frame.request_id, Type.ERROR, text)
+        return True
