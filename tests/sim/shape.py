@@ -10,8 +10,8 @@ from typing import Final
 
 from dynamo_node.config import BUFFERED, HINTS_BYTES_MAX, LAST_WRITE_WINS, SIBLINGS, SYNC
 
-REAP_DELAYS_MS: Final = (60_000,)
-"""How long tombstones wait for their round; the default of a node reaps nothing within a run."""
+REAP_DELAYS_MS: Final = (300, 1000, 3000, 60_000)
+"""How long tombstones wait for their round; the last, a node's default, reaps nothing in a run."""
 
 QUORUMS: Final = (
     *((3, 2, 2),) * 10,

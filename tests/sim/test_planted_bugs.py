@@ -19,17 +19,20 @@ from tests.sim.shape import Shape
 from tests.sim.workload import Clients
 from tests.sim.world import Machine, World
 
-from dynamo_core import objects
+from dynamo_core import copies, objects, returning
 from dynamo_core.actors import Minter, actor_bytes
 from dynamo_core.get_quorum import GetQuorum
 from dynamo_core.history import ACKNOWLEDGED, Operation
 from dynamo_core.history_check import check
 from dynamo_core.history_report import Report
 from dynamo_core.objects import Object
+from dynamo_core.returning import Judged, Step
 from dynamo_core.versions import Clock, Dot
 from dynamo_core.wire import Op
+from dynamo_node.config import Timing
 from dynamo_node.handoff import Handoff
 from dynamo_node.replica import Replica
+from dynamo_node.storage import OBJECTS
 
 SEEDS = range(6)
 PATIENCE_S = 30.0
@@ -241,6 +244,28 @@ def client_with_two_empty_stand_ins(seed: int) -> Report:
     return _played(seed, script, 5)
 
 
+def volume_from_before_a_round(seed: int) -> Report:
+    """A disk is rolled back to before a delete that was reaped everywhere (schedule 10)."""
+
+    def script(play: Play) -> None:
+        world, back = play.world, play.owners[seed % 3]
+        play.put()
+        world.run_for(2.0)
+        play.kill(back)
+        snapshot = back.disk.snapshot()
+        play.start(back)
+        world.run_until(world.all_linked, PATIENCE_S)
+        play.ask(Op.GET)
+        assert play.ask(Op.DELETE, context=True).outcome == ACKNOWLEDGED
+        world.run_until(
+            lambda: not any(m.disk.contents()[OBJECTS] for m in world.machines), 2 * PATIENCE_S
+        )
+        play.kill(back)
+        back.disk.roll_back(snapshot)
+
+    return _played(seed, script, 4, timing=replace(Timing(), reap_delay_ms=200))
+
+
 # The bugs
 
 
@@ -343,6 +368,18 @@ def stand_ins_say_absent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(GetQuorum, "__init__", made)
 
 
+def old_copies_are_as_good_as_any(patch: pytest.MonkeyPatch) -> None:
+    judge = returning.judge
+
+    def trusting(*args: Any) -> Judged:
+        judged = judge(*args)
+        old = judged.step in (Step.EMPTY, Step.WAIT)
+        return judged._replace(step=Step.SURE) if old else judged
+
+    patch.setattr(returning, "judge", trusting)
+    patch.setattr(copies, "too_old", lambda held, floor: [])
+
+
 PLANTED: dict[str, tuple[Plant, Scenario, set[str]]] = {
     "a reused dot": (reused_dot, stand_in_writes_twice, {"f"}),
     "an actor continued after its record was forgotten": (
@@ -362,6 +399,9 @@ PLANTED: dict[str, tuple[Plant, Scenario, set[str]]] = {
     ),
     "a stand-in's empty answer counted as absence": (
         stand_ins_say_absent, client_with_two_empty_stand_ins, {"h"},
+    ),
+    "a copy from before a round that is taken for a new one": (
+        old_copies_are_as_good_as_any, volume_from_before_a_round, {"e"},
     ),
 }  # fmt: skip
 
