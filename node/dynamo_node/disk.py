@@ -15,6 +15,7 @@ from typing import Final
 from dynamo_core.actors import INCARNATION_BYTES
 from dynamo_core.errors import CallerError, Corrupt
 from dynamo_core.ring import Ring
+from dynamo_node import meta
 from dynamo_node.config import BUFFERED, Config
 from dynamo_node.opening import StorageError
 from dynamo_node.outside import REAL, Outside
@@ -111,9 +112,9 @@ class Disk:
         self.store.put(META, _RING_KEY, ring.to_bytes())
         await self.store.durable()
 
-    def granted(self, number: int, incarnation: bytes) -> int:
+    async def granted(self, number: int, incarnation: bytes) -> int:
         """The highest lease end ever granted to that incarnation of node `number`, else 0."""
-        data = self._get(_grant_key(number, incarnation))
+        data = await meta.read(self.store, _grant_key(number, incarnation))
         return 0 if data is None else int.from_bytes(data, "big")
 
     async def grant(self, number: int, incarnation: bytes, lease_end: int) -> None:
@@ -122,7 +123,7 @@ class Disk:
         Each incarnation keeps its own note, also when another one follows: a volume
         that is rolled back asks for an old one.
         """
-        highest = max(lease_end, self.granted(number, incarnation))
+        highest = max(lease_end, await self.granted(number, incarnation))
         self.store.put(META, _grant_key(number, incarnation), highest.to_bytes(4, "big"))
         await self.store.durable()
 

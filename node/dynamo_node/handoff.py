@@ -16,6 +16,7 @@ from typing import Final
 from dynamo_core import records, wire
 from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.records import DIGEST_BYTES, NOBODY
+from dynamo_node.awaiting import told
 from dynamo_node.links import LOST
 from dynamo_node.refusals import PeerRefusal
 from dynamo_node.replica import Replica
@@ -188,17 +189,12 @@ class Handoff:
     async def _merge_here(
         self, key: bytes, digest: bytes, obj: bytes, reap_round: int
     ) -> tuple[int, bytes]:
-        done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-
-        def merged(error: BaseException | None) -> None:
-            if not done.done():
-                done.set_result(error)
-
-        self._replica.merge(key, digest, obj, reap_round, merged, sync=True)
-        error = await done
-        if error is None:
-            return wire.Type.WRITTEN, b""
-        return wire.Type.ERROR, error.reply() if isinstance(error, PeerRefusal) else b""
+        merge = self._replica.merge
+        try:
+            await told(lambda done: merge(key, digest, obj, reap_round, done, sync=True))
+        except DynamoError as error:
+            return wire.Type.ERROR, error.reply() if isinstance(error, PeerRefusal) else b""
+        return wire.Type.WRITTEN, b""
 
     def _refused_as_reaped(self, target: int, place: bytes, data: bytes, reply: bytes) -> None:
         """The owner has committed a round beyond this hint's.

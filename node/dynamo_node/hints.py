@@ -19,8 +19,9 @@ from dynamo_core.frames import RingName
 from dynamo_core.records import DIGEST_BYTES, SEVERAL, Record, Stamp
 from dynamo_core.ring import partition_of
 from dynamo_core.rounds import Rounds
+from dynamo_node import meta
 from dynamo_node.refusals import NoRoomError, ReadOnlyError, ReapedError
-from dynamo_node.storage import HINTS, META, Done, Store, prefix_end
+from dynamo_node.storage import HINTS, META, Done, Store
 from dynamo_node.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -68,14 +69,10 @@ class HintStore:
             if not found:
                 break
             start = found[-1][0] + b"\x00"
-        start, end = _MARK_PREFIX, prefix_end(_MARK_PREFIX)
-        while found := await self._store.scan_async(META, start, end, SCAN_HINTS):
-            for key, value in found:
-                at = len(_MARK_PREFIX)
-                partition, target = _MARK.unpack_from(key, at)
-                self._marks[partition, target] = made = _COUNT.unpack(value)[0]
-                self._marks_made = max(self._marks_made, made)
-            start = found[-1][0] + b"\x00"
+        async for key, value in meta.pairs(self._store, _MARK_PREFIX):
+            partition, target = _MARK.unpack_from(key, len(_MARK_PREFIX))
+            self._marks[partition, target] = made = _COUNT.unpack(value)[0]
+            self._marks_made = max(self._marks_made, made)
 
     def ring_has(self, partitions: int) -> None:
         """The first ring came: Q is fixed for life, and no hint can be older than it."""

@@ -18,6 +18,7 @@ from dynamo_core.records import DIGEST_BYTES
 from dynamo_core.recovery import Ask, Lack, Page
 from dynamo_core.ring import position
 from dynamo_core.wire import Code, Type
+from dynamo_node.awaiting import told
 from dynamo_node.digests import partition_range
 from dynamo_node.inbound import Inbound
 from dynamo_node.storage import OBJECTS
@@ -186,27 +187,17 @@ class Recovery:
         Raises whatever refused one of them, a full disk for instance: a copy that was
         merged but for one object doesn't count.
         """
-        after, left = b"", len(page.entries)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        merge = self._node.replica.merge
 
-        def merged(error: BaseException | None) -> None:
-            nonlocal left
-            left -= 1
-            if done.done():
-                return
-            if error is not None:
-                done.set_exception(error)
-            elif not left:
-                done.set_result(None)
-
-        for key, obj in page.entries:
+        def merged(key: bytes, obj: bytes) -> "asyncio.Future[None]":
             digest = position(key)
-            after = digest + key
-            self._node.replica.merge(key, digest, obj, page.reap_round, merged, sync=True)
-            self._keys += 1
-            self._bytes += len(key) + len(obj)
-        await done
-        return after
+            return told(lambda done: merge(key, digest, obj, page.reap_round, done, sync=True))
+
+        await asyncio.gather(*(merged(key, obj) for key, obj in page.entries))
+        self._keys += len(page.entries)
+        self._bytes += sum(len(key) + len(obj) for key, obj in page.entries)
+        last = page.entries[-1][0]
+        return position(last) + last
 
     async def _page(self, owner: int, ask: Ask) -> Page | None:
         link = self._node.topology.links.get(owner)

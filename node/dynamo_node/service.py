@@ -219,13 +219,13 @@ class Service:
 
     async def _grant(self, caller: Inbound, frame: Frame, lease: wire.Lease) -> None:
         disk = self._node.disk
-        stale = (
-            disk.granted(lease.number, lease.incarnation) > lease.held_until
-            or self.is_replaced(lease.number, lease.incarnation)
-            # What this node granted before may have gone with the disk it had then.
-            or self._node.standing.recovering
-        )
         try:
+            stale = (
+                await disk.granted(lease.number, lease.incarnation) > lease.held_until
+                or self.is_replaced(lease.number, lease.incarnation)
+                # What this node granted before may have gone with the disk it had then.
+                or self._node.standing.recovering
+            )
             if not stale:
                 await disk.grant(lease.number, lease.incarnation, lease.wanted_until)
         except DynamoError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,23 @@ async def test_all_under_a_prefix_are_read_page_by_page(
     found = [pair async for pair in meta.pairs(store, b"a/")]
     assert found == [(b"a/%d" % n, b"%d" % n) for n in range(10)]
     assert [pair async for pair in meta.pairs(store, b"c/")] == []
+
+
+async def test_a_grant_is_looked_up_off_the_loop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(store, "00" * 16, fresh=True)
+    await disk.grant(2, b"incarn-1", 500)
+    scan, threads = store.scan, []
+
+    def scanned(*args: Any) -> Any:
+        threads.append(threading.current_thread())
+        return scan(*args)
+
+    monkeypatch.setattr(store, "scan", scanned)
+    monkeypatch.setattr(store, "peek", lambda family, key: UNREAD)
+    assert await disk.granted(2, b"incarn-1") == 500
+    await disk.grant(2, b"incarn-1", 400)
+    assert await disk.granted(2, b"incarn-1") == 500
+    assert threads
+    assert threading.main_thread() not in threads
