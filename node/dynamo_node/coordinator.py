@@ -201,10 +201,14 @@ class Coordinator:
             others = partial(self._forward, operation, context, request, place)
             self._coordinate(operation, context, None if forwarded else others, request, place)
             return
-        unable = None
+        full = None
         if self.replica.read_only():
-            unable = Outcome(Kind.OVERLOADED, detail="this node's disk is full")
-        self._forward(operation, context, request, place, unable)
+            full = Outcome(Kind.OVERLOADED, detail="this node's disk is full")
+        if not self._forward(operation, context, request, place, full):
+            if full is None:
+                self._coordinate(operation, context, None, request, place)
+            else:
+                request.answer(full)
 
     def _forward(
         self,
@@ -213,26 +217,33 @@ class Coordinator:
         request: Request,
         place: Place,
         unable: Outcome | None,
-    ) -> None:
-        """Hand a write to an owner; `unable` says why this node can't take it itself."""
+    ) -> bool:
+        """Hand a write to an owner; `unable` says why this node can't take it itself.
+
+        False, and nothing was done, where nobody can be asked.
+        """
         # A stand-in can coordinate what this node can't.
         nodes = place.owners if unable is None else (*place.owners, *place.others)
-        nodes = tuple(n for n in nodes if n != self.topology.number)
+        here, healthy = self.topology.number, self.topology.healthy
+        nodes = tuple(n for n in nodes if n != here and healthy(n))
+        if not nodes:
+            return False
         if context.fastest in nodes:
             nodes = (context.fastest, *(n for n in nodes if n != context.fastest))
         nodes = self.topology.staying_first(nodes)
-        here = partial(self._coordinate, operation, context, None)
-        _Forward(self, operation, request, nodes, here if unable is None else None, unable)
+        myself = partial(self._coordinate, operation, context, None)
+        _Forward(self, operation, request, nodes, myself if unable is None else None, unable)
+        return True
 
     def _coordinate(
         self,
         operation: Operation,
         context: Context,
-        unable: Callable[[Outcome], None] | None,
+        unable: Callable[[Outcome], bool] | None,
         request: Request,
         place: Place,
     ) -> None:
-        """Coordinate a write here; `unable`, if given, is called where this node can't."""
+        """Coordinate a write here; `unable`, if given, hands it on where this node can't."""
         write = NewWrite(
             context.clock,
             adopt_clock=self.last_write_wins,

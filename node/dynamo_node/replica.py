@@ -225,6 +225,7 @@ class Replica:
         minted: Callable[[bytes, Clock, int], None],
         refused: Callable[[DynamoError], None],
         done: Done,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         """Make a new version of `key` and put it into the batch.
 
@@ -233,7 +234,9 @@ class Replica:
         the stored clock. A write that is here already, tried at another coordinator
         before, keeps the dot that it has. `done` is called when it is safe. A stand-in
         mints into the hint that it keeps for `hint_for`. Or `refused` is called, with
-        RefusedError for what the client can mend, and nothing is written.
+        RefusedError for what the client can mend, and nothing is written. Where the
+        record has to be read from disk first, and then `wanted` says no, nothing is
+        written and nobody told: a write that was given up may have been deleted since.
         """
         if self.read_only():
             refused(RefusedError(Kind.OVERLOADED, "this node's disk is full; nothing was written"))
@@ -244,6 +247,8 @@ class Replica:
             family, place = OBJECTS, digest + key
 
         def mint_into(data: bytes | None) -> None:
+            if not wanted():
+                return
             try:
                 held = None if data is None else records.from_bytes(data)
                 obj, dot, context = self._minted(held, write)

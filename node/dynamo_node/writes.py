@@ -33,6 +33,10 @@ _ERROR: Final = int(wire.Type.ERROR)
 _NO_ROOM: Final = bytes((wire.Code.NO_ROOM,))
 _REAPED: Final = bytes((wire.Code.REAPED,))
 
+_SLOW: Final = Outcome(
+    Kind.UNAVAILABLE, needed=1, detail="this node's disk is slow; nothing was written"
+)
+
 REBUILDS_MAX: Final = 12
 """Refusals as reaped, by whomever, after which a node counts as one that didn't answer."""
 
@@ -61,9 +65,9 @@ class PutOperation(InFlight):
         place: Place,
         w: int,
         write: NewWrite,
-        unable: Callable[[Outcome], None] | None = None,
+        unable: Callable[[Outcome], bool] | None = None,
     ) -> None:
-        """`unable` is called instead of the answer where this node can't coordinate."""
+        """`unable` hands the write on where this node can't coordinate, if it can."""
         super().__init__(coordinator, request, place)
         self._write = write
         self._unable = unable
@@ -94,6 +98,7 @@ class PutOperation(InFlight):
                 self._minted,
                 self._refused,
                 partial(self._local_done, local.hint_for),
+                self._wanted,
             )
         except DynamoError as error:  # the store is broken
             self._refused(error)
@@ -107,10 +112,6 @@ class PutOperation(InFlight):
             key, context.to_bytes(), reap_round, coordinator.topology.number
         )
         self._send_all(self._sends)
-        if self._answered:  # too late for its author, but it is written now
-            coordinator.alarms.at(
-                coordinator.loop.time() + coordinator.straggler_ms / 1000, self._time_passed
-            )
 
     def _refused(self, error: DynamoError) -> None:
         """Nothing was written, nor left this node."""
@@ -120,13 +121,22 @@ class PutOperation(InFlight):
             outcome = Outcome(error.kind, detail=str(error))
         else:
             outcome = self._coordinator.storage_trouble(error)
-        others = None if self._answered else self._unable
-        if others is None or outcome.kind not in (Kind.OVERLOADED, Kind.UNAVAILABLE):
+        mendable = outcome.kind not in (Kind.OVERLOADED, Kind.UNAVAILABLE)
+        if mendable or not self._handed_on(outcome):
             self._answer(outcome)
-            others = None
         self._finish()
-        if others is not None:
-            others(outcome)
+
+    def _wanted(self) -> bool:
+        """Whether it may still be minted: neither given up nor handed on."""
+        return not self._answered and not self._finished
+
+    def _handed_on(self, why: Outcome) -> bool:
+        """Another node coordinates this write from now on, under the same write id."""
+        unable, self._unable = self._unable, None
+        if unable is None or self._answered or not unable(why):
+            return False
+        self._finish()
+        return True
 
     def _local_done(self, hint_for: int, error: BaseException | None) -> None:
         machine = self._machine
@@ -269,7 +279,8 @@ class PutOperation(InFlight):
         if not self._obj:  # the record is still being loaded: nothing could be sent yet
             if request.remaining_ms() <= 0:
                 self._fail()
-            else:
+                self._finish()
+            elif not self._handed_on(_SLOW):
                 again = coordinator.loop.time() + coordinator.hedge_s
                 coordinator.alarms.at(min(again, request.deadline), self._time_passed)
         elif self._waits_for_stragglers or (not self._answered and request.remaining_ms() <= 0):

@@ -160,3 +160,33 @@ def test_nodes_that_shut_down_are_chosen_last() -> None:
         play.world.run_until(lambda: owners[0].node is None and others[0].node is None, 30.0)
         play.start(owners[0], others[0])
         play.world.run_until(lambda: topology.place(play.key).others == tuple(numbers[3:]), 10.0)
+
+
+@pytest.mark.parametrize("full", [1, 2, 3])
+def test_writes_go_on_at_and_around_owners_whose_disks_are_full(full: int) -> None:
+    with _play(17 + full, 6) as play:
+        owners, others = _in_order(play)
+        for machine in owners[:full]:
+            machine.free_bytes = 0
+        play.world.run_for(2.0)
+        for at in (*owners, *others):
+            done = _asked(play, at, Op.PUT, write_id=bytes(15) + at.name[-1:].encode())
+            assert (done.kind, done.got) == (Kind.WRITTEN, 2), (at.name, done)
+        for machine in owners[:full]:
+            machine.free_bytes = 1 << 40
+        play.world.run_for(2.0)
+        play.until_handed_off()
+        for owner in owners:
+            assert len(_asked(play, owner, Op.GET, quorum=1).siblings) == 6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_owner_that_can_not_read_its_record_yet_leaves_the_write_to_others(seed: int) -> None:
+    with _play(seed, 3) as play:
+        owners, _ = _in_order(play)
+        node = owners[0].node
+        assert node is not None
+        mint = node.replica.mint
+        node.replica.mint = lambda *args: owners[0].process.loop.call_later(60.0, mint, *args)
+        done = _asked(play, owners[0], Op.PUT)
+        assert done.kind == Kind.WRITTEN, done
