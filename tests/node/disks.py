@@ -4,7 +4,9 @@ Owns small file systems that end with the test, and a node program whose RocksDB
 fails while a file says so, where nothing short of a broken drive would.
 """
 
+import fcntl
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[2]
+_EXT4_SHUTDOWN = 0x8004587D
+_WITHOUT_FLUSHING = 2
 
 FAILING_ROCKSDB = f"""
 import sys
@@ -67,6 +71,54 @@ class SmallDisk:
 
     def remount(self, options: str) -> None:
         subprocess.run(["mount", "-o", f"remount,{options}", str(self.path)], check=True)
+
+
+class FailingDisk:
+    """A mounted ext4, in a file: every access fails after `fail`, until it is mounted anew."""
+
+    def __init__(self, path: Path, image: Path) -> None:
+        self.path = path
+        self._image = image
+
+    def fail(self) -> None:
+        """As if the drive were pulled: EIO for everything, what wasn't flushed is gone."""
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(handle, _EXT4_SHUTDOWN, struct.pack("I", _WITHOUT_FLUSHING))
+        finally:
+            os.close(handle)
+
+    def mount(self) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["mount", "-o", "loop", str(self._image), str(self.path)],
+            capture_output=True,
+            text=True,
+        )
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", str(self.path)], check=True)
+
+
+@contextmanager
+def failing_disk(folder: Path) -> Iterator[FailingDisk]:
+    """A disk that can fail, mounted at `folder`/disk; skips where there can't be one."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    disk = FailingDisk(folder / "disk", folder / "disk.img")
+    disk.path.mkdir(parents=True)
+    with disk._image.open("wb") as file:
+        file.truncate(64 << 20)
+    try:
+        made = subprocess.run(["mkfs.ext4", "-q", str(disk._image)], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mkfs.ext4 here")
+    mounted = made if made.returncode else disk.mount()
+    if mounted.returncode:
+        pytest.skip(f"an ext4 in a file can't be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk.path)], check=False, capture_output=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.node.disks import FAILING_ROCKSDB, SmallDisk, small_disk
+from tests.node.disks import FAILING_ROCKSDB, SmallDisk, failing_disk, small_disk
 from tests.node.node_load import Load
 from tests.node.node_processes import Cluster, NodeProcess, until
 
@@ -138,6 +138,38 @@ def test_a_write_that_fails_ends_the_incarnation_and_not_the_process(
     cluster.wait_equal()
     load.check_all(node)
     cluster.assert_clean()
+
+
+def test_a_drive_that_is_pulled_and_put_back(form: Callable[..., Cluster], tmp_path: Path) -> None:
+    """EIO from the kernel for every access; then an empty folder where it was mounted."""
+    with failing_disk(tmp_path / "drive") as drive:
+        cluster = form(4, {"data_dir": str(drive.path / "data")})
+        node = cluster.nodes[0]
+        before = node.status()
+        load = Load(cluster.nodes[1:], tolerant=False)
+        with load.running(2):
+            until(lambda: len(load.acknowledged) > 20, "writes")
+            drive.fail()
+            until(lambda: _store(node)["state"], "its disk has failed", wanted="failed")
+            assert "Input/output error" in _store(node)["reason"]
+            drive.unmount()
+            until(lambda: "is empty, and this process had" in _store(node)["reason"], "gone", 20)
+            assert not list(drive.path.iterdir()), "nothing is made where it was"
+            assert drive.mount().returncode == 0
+            node.wait_ready()
+            many = len(load.acknowledged)
+            until(lambda: len(load.acknowledged) > many + 20, "writes go on")
+        assert load.failed == []
+        after = node.status()
+        assert [after[k] for k in ("pid", "disk_id")] == [before[k] for k in ("pid", "disk_id")]
+        assert after["incarnation"] != before["incarnation"]
+        cluster.wait_whole()
+        cluster.wait_hints_delivered()
+        cluster.wait_equal()
+        load.check_all(node)
+        assert cluster.unclean_lines() == []
+        node.terminate()
+        node.wait_end()
 
 
 @pytest.mark.parametrize("durability", ["sync", "buffered"])
