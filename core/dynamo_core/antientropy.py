@@ -57,7 +57,7 @@ class Flag(IntFlag):
 
     DIFFERS = 1
     RECOVERING = 2
-    """Of a single partition: it can't claim anything."""
+    """It can't claim anything about any of them; together with DIFFERS, of a single one."""
     ROUND = 4
     """Of a single partition: its committed reap round is another; u64 follows."""
 
@@ -115,16 +115,17 @@ def find(trees: Trees, shared: Sequence[int]) -> Walk:
         for (low, high), (flags, round_there) in zip(asked, _flags(reply, len(asked)), strict=True):
             if not flags:
                 found.equal.extend(shared[low:high])
+            elif flags == Flag.RECOVERING:
+                found.recovering.extend(shared[low:high])
             elif high - low > 1:
                 step = -(-(high - low) // SPLIT)
                 ranges += [(at, min(at + step, high)) for at in range(low, high, step)]
             elif flags & Flag.ROUND:
                 found.rounds.append((shared[low], round_there))
             else:
+                found.differing.append(shared[low])
                 if flags & Flag.RECOVERING:
                     found.recovering.append(shared[low])
-                if flags & Flag.DIFFERS:
-                    found.differing.append(shared[low])
     for part in (found.equal, found.differing, found.recovering):
         part.sort()
     return found
@@ -216,8 +217,9 @@ def _answer_ranges(trees: Trees, shared: Sequence[int], payload: bytes) -> bytes
                 rounds = _ROUND.pack(mine)
             if not trees.counts(first):
                 flags |= Flag.RECOVERING
-        elif not all(map(trees.counts, partitions)):
-            flags |= Flag.DIFFERS
+        elif not flags and (counting := sum(map(trees.counts, partitions))) < len(partitions):
+            # Where none counts there is nothing to be found further down.
+            flags = Flag.DIFFERS if counting else Flag.RECOVERING
         parts.append(bytes((flags,)) + rounds)
     return b"".join(parts)
 

@@ -42,7 +42,8 @@ class View:
         self.inner = node.trees.inner
         self.segments = node.trees.segments
         self.committed = node.replica.rounds.committed
-        self.counts = node.standing.counts
+        standing, copies = node.standing, node.reaper.copies
+        self.counts: Callable[[int], bool] = lambda p: standing.counts(p) and copies.sure(p)
 
 
 class AntiEntropy:

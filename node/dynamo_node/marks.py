@@ -6,7 +6,8 @@ here. A stand-in holds nothing of its own but hints: once none of the partition
 are left here, all that it had is with owners, so it asks the target to compare
 with all other owners and clears the mark when the target says that it agrees
 with each. If the target has no slot of the partition any more, every owner is
-asked (docs/decisions/0005). Who recovers can vouch for nothing, and clears none.
+asked (docs/decisions/0005). Who recovers, or may have an
+old disk, can vouch for nothing, and clears none.
 """
 
 from collections.abc import Awaitable, Callable
@@ -47,14 +48,14 @@ class Marks:
     def compared(self, target: int, marks: Made, agreed: set[int]) -> None:
         """A comparison ended with the target holding all that is here of `agreed`."""
         for partition, made in marks:
-            if partition in agreed and self._node.standing.counts(partition):
+            if partition in agreed and self._node.antientropy.view.counts(partition):
                 self._node.replica.hints.clear_mark(target, partition, made)
 
     async def agrees_with_all(self, partition: int) -> bool:
         """Whether every other owner, and this one, can vouch that all this one lacked is here."""
         node = self._node
         ring = node.topology.ring
-        if ring is None or not node.standing.counts(partition):
+        if ring is None or not node.antientropy.view.counts(partition):
             return False
         for number in ring.slots[partition]:
             if number == node.topology.number:

@@ -200,6 +200,26 @@ def test_who_recovers_claims_nothing_but_is_compared() -> None:
     assert found.recovering == found.differing == [partition]
 
 
+def test_where_nobody_counts_one_question_is_enough() -> None:
+    """A node that waits for a lost owner for days is asked every second."""
+    here = Side({b"k%d" % n: _blind(1) for n in range(40)})
+    there = Side(dict(here.held))
+    there.recovering.update(SHARED)
+    steps = find(here, SHARED)
+    asked = next(steps)
+    assert asked is not None
+    with pytest.raises(StopIteration) as end:
+        steps.send(antientropy.answer(there, SHARED, asked))
+    assert end.value.value == Found([], [], SHARED, [])
+    there.recovering.discard(3)
+    assert _run(find(here, SHARED), there) == Found([3], [], [p for p in SHARED if p != 3], [])
+    there.merge(b"more", _blind(2))
+    differing = partition_of(position(b"more"), Q)
+    found = _run(find(here, SHARED), there)
+    assert found.differing == [differing]
+    assert {*found.equal, *found.recovering, *found.differing} == {*SHARED}
+
+
 def test_runs_join_neighbours() -> None:
     assert runs([]) == []
     assert runs([0, 1, 2, 5, 7, 8]) == [(0, 3), (5, 6), (7, 9)]

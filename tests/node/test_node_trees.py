@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,34 @@ async def test_a_disk_of_an_earlier_version_gets_its_trees_once(tmp_path: Path) 
         assert len(await again.check()) == Q
         assert isinstance(again.store.peek(META, VERSION_KEY), bytes)
         await again.store.close()
+
+
+async def test_a_torn_log_leaves_trees_that_are_their_objects(tmp_path: Path) -> None:
+    """Whatever of the log's end is lost: a batch's objects and segments are there or not."""
+    bench = Bench(tmp_path / "live")
+    bench.trees.ring_has(Q)
+    for n in range(300):
+        bench.merge(b"k%d" % n, _object(1))
+        if n % 10 == 0:
+            await bench.store.durable()
+    for n in range(0, 300, 2):
+        bench.merge(b"k%d" % n, _object(2))
+    await bench.store.durable()
+    (log,) = (tmp_path / "live" / "db").glob("*.log")
+    size = log.stat().st_size
+    counts = set()
+    for at, lost in enumerate((0, 1, 7, 100, size // 3, size // 2, size - 2000)):
+        folder = tmp_path / f"torn{at}"
+        shutil.copytree(tmp_path / "live", folder)
+        with (folder / "db" / log.name).open("r+b") as file:
+            file.truncate(size - lost)
+        again = Bench(folder)
+        await again.trees.load(Q)
+        await again.check()
+        counts.add(await again.store.count(OBJECTS))
+        await again.store.close()
+    assert len(counts) > 3, "something was lost indeed"
+    await bench.store.close()
 
 
 def _agrees(node: NodeProcess) -> None:
