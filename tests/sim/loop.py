@@ -192,6 +192,8 @@ class NodeLoop(asyncio.AbstractEventLoop):
         self.name = name
         self.dead = False
         self.stalled = False
+        self.went_on_at = 0.0
+        """When it last went on after it had been stalled, in the world's time."""
         self.backlog: list[Handle] = []
         self.connect: Callable[..., Coroutine[Any, Any, Any]] | None = None
         """How this process reaches others; given by the network."""
@@ -286,6 +288,7 @@ class NodeLoop(asyncio.AbstractEventLoop):
         if self.dead or not self.stalled:
             return
         self.stalled = False
+        self.went_on_at = self.scheduler.now
         backlog, self.backlog = self.backlog, []
         if timers_first:
             backlog.sort(key=lambda handle: not handle.is_timer)  # stable: streams stay in order

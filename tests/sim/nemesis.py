@@ -28,6 +28,7 @@ FAULTS: Final = (
     "clock jump",
     "full disk",
     "failed write or sync",
+    "broken disk",
 )
 
 
@@ -55,6 +56,7 @@ class Nemesis:
             self._clock,
             self._full_disk,
             self._disk_error,
+            self._broken_disk,
         )
         acts_by_name = dict(zip(FAULTS, acts, strict=True))
         self._kinds = [(name, acts_by_name[name]) for name in world.shape.faults]
@@ -219,6 +221,12 @@ class Nemesis:
         setattr(temper, what, True)
         if what == "fails":
             self._later(setattr, temper, what, False)
+
+    def _broken_disk(self) -> None:
+        """It fails for a while, and can't be opened until it works again."""
+        temper = self.rng.choice(self.world.machines).disk.temper
+        temper.fails = True
+        self._later(setattr, temper, "fails", False)
 
     def _take_snapshot(self, machine: Machine) -> None:
         if self.active:

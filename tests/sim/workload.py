@@ -7,10 +7,12 @@ other nodes under the same write id, quorums of their own. A value is the id of 
 write that wrote it.
 """
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any, Final
 
-from tests.sim.world import World
+from tests.sim.world import Process, World
 
 from dynamo_core import history as told
 from dynamo_core.errors import CallerError
@@ -18,9 +20,12 @@ from dynamo_core.history import History, Mint, Shown
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.wire import Op, Operation
 from dynamo_node.config import LAST_WRITE_WINS
+from dynamo_node.node import Node
 
 TRIES_MAX: Final = 3
 LATE_S: Final = 30.0
+ANSWER_SLACK_S: Final = 0.2
+"""After its deadline a request that wasn't answered counts as forgotten."""
 _REFUSALS: Final = (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS)
 _NAMES: Final = {Op.GET: told.GET, Op.PUT: told.PUT, Op.DELETE: told.DELETE}
 
@@ -147,8 +152,10 @@ class _Call:
             # Refused by the machine itself: nothing was sent.
             world.scheduler.at(world.now + delay, None, self._answered, number, None)
             return
+        asked = partial(self._still_serves, process, process.node, world.now)
         world.scheduler.at(world.now + delay, process.loop, self._operate, process.node, number)
-        world.scheduler.at(world.now + self._timeout_ms / 1000 + 0.2, None, self._timed_out, number)
+        patience_s = self._timeout_ms / 1000 + ANSWER_SLACK_S
+        world.scheduler.at(world.now + patience_s, None, self._timed_out, number, asked)
 
     def _operate(self, node: Any, number: int) -> None:
         world = self.clients.world
@@ -159,10 +166,19 @@ class _Call:
 
         node.coordinator.operate(self.operation, self._timeout_ms, answer)
 
-    def _timed_out(self, number: int) -> None:
+    def _timed_out(self, number: int, still_serves: Callable[[], bool]) -> None:
         if number == self._tries and not self._done:
+            if still_serves():
+                self.clients.world.scheduler.failures.append(f"{self.id} got no answer in time")
             self._unknown = True
             self._again_or(told.UNKNOWN, None)
+
+    @staticmethod
+    def _still_serves(process: Process, node: Node, since: float) -> bool:
+        """Whether nothing has kept the node from answering."""
+        loop = process.loop
+        held_up = loop.dead or loop.stalled or loop.went_on_at >= since
+        return not held_up and process.node is node and node.failure is None and not node.stopping
 
     def _answered(self, number: int, outcome: Outcome | None) -> None:
         if self._done or number != self._tries:
