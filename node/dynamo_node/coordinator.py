@@ -100,6 +100,10 @@ class Coordinator:
         self._wall_ms = wall_ms
         self._in_flight = 0
         self._bytes_in_flight = 0
+        self.writing = 0
+        """Writes that some owner still lacks and no hint waits for; answered or not."""
+        self.writing_bytes = 0
+        """Of their objects, held until then."""
 
     def operate(
         self,
@@ -163,6 +167,11 @@ class Coordinator:
     def in_flight(self) -> int:
         """Operations that have not been answered yet."""
         return self._in_flight
+
+    @property
+    def busy(self) -> bool:
+        """Whether an end now would leave something unanswered, or an owner without a hint."""
+        return bool(self._in_flight or self.writing)
 
     def _checked(self, operation: Operation) -> Context:
         n = self.topology.ring.replication if self.topology.ring is not None else 255

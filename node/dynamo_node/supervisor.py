@@ -179,7 +179,7 @@ class Supervisor:
         log.info("stopped")
 
     async def _finish(self, node: Node, seconds: float) -> None:
-        """Let what is in flight be answered."""
+        """Let what is in flight be answered, and leave hints for owners that are silent."""
         until = self._loop.time() + seconds
-        while node.coordinator.in_flight and self._loop.time() < until:  # noqa: ASYNC110
+        while node.coordinator.busy and self._loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -33,6 +33,8 @@ _ERROR: Final = int(wire.Type.ERROR)
 _NO_ROOM: Final = bytes((wire.Code.NO_ROOM,))
 _REAPED: Final = bytes((wire.Code.REAPED,))
 
+WRITING_BYTES_MAX: Final = 64 << 20
+"""Of objects that wait for stragglers; beyond it a silent owner gets its hint at once."""
 _SLOW: Final = Outcome(
     Kind.UNAVAILABLE, needed=1, detail="this node's disk is slow; nothing was written"
 )
@@ -45,6 +47,7 @@ class PutOperation(InFlight):
     """One write in flight; it lives until nobody's answer is awaited."""
 
     __slots__ = (
+        "_bytes",
         "_context",
         "_machine",
         "_minted_round",
@@ -75,6 +78,7 @@ class PutOperation(InFlight):
         self._machine = PutQuorum(place.owners, place.others, topology.number, w, topology.healthy)
         self._obj = b""
         self._payload = b""
+        self._bytes = 0
         self._context = EMPTY
         self._token = ""
         self._reap_round = self._minted_round = 0
@@ -83,6 +87,7 @@ class PutOperation(InFlight):
 
     def start(self) -> None:
         coordinator, request = self._coordinator, self._request
+        coordinator.writing += 1
         self._sends = self._machine.start()
         local = self._sends.pop(0)
         # Before minting: a slow disk may take longer than the request has.
@@ -106,6 +111,8 @@ class PutOperation(InFlight):
     def _minted(self, obj: bytes, context: Clock, reap_round: int) -> None:
         coordinator, key = self._coordinator, self._request.key
         self._obj, self._context = obj, context
+        self._bytes = len(obj)
+        coordinator.writing_bytes += self._bytes
         self._reap_round = self._minted_round = reap_round
         self._payload = wire.pack_write(key, obj, NOBODY, reap_round, False)
         self._token = coordinator.keyring.seal(
@@ -286,19 +293,24 @@ class PutOperation(InFlight):
         elif self._waits_for_stragglers or (not self._answered and request.remaining_ms() <= 0):
             if not self._answered:
                 self._fail()
-            self._send_all(machine.give_up_waiting())
+            self._give_up_waiting()
             if machine.settled:
                 self._finish()
-            else:
-                # Hints went to stand-ins: their answers are awaited once more.
-                self._waits_for_stragglers = True
-                coordinator.alarms.at(straggling_ends, self._abandon)
         elif self._answered:
             self._waits_for_stragglers = True
             coordinator.alarms.at(straggling_ends, self._time_passed)
         else:
             self._send_all(machine.hedge())
             coordinator.alarms.at(self._next_hedge(), self._time_passed)
+
+    def _give_up_waiting(self) -> None:
+        """Hints for whoever is silent; the answers of those that get them are awaited once more."""
+        coordinator, machine = self._coordinator, self._machine
+        self._send_all(machine.give_up_waiting())
+        if not machine.settled:
+            self._waits_for_stragglers = True
+            ends = coordinator.loop.time() + coordinator.straggler_ms / 1000
+            coordinator.alarms.at(ends, self._abandon)
 
     def _abandon(self) -> None:
         """A stand-in didn't take its hint either: keep what is left at home."""
@@ -333,6 +345,8 @@ class PutOperation(InFlight):
                 got=machine.got,
             )
         )
+        if self._coordinator.writing_bytes > WRITING_BYTES_MAX and not machine.settled:
+            self._give_up_waiting()
 
     def _fail(self) -> None:
         machine = self._machine
@@ -349,4 +363,7 @@ class PutOperation(InFlight):
         )
 
     def _finishing(self) -> None:
+        coordinator = self._coordinator
+        coordinator.writing -= 1
+        coordinator.writing_bytes -= self._bytes
         self._obj = self._payload = b""

@@ -159,9 +159,12 @@ async def _answer(coordinator: Coordinator, op: Op, timeout_ms: int = 200) -> Ou
     async with asyncio.timeout(5):
         while not answers:  # noqa: ASYNC110 - an answer is polled
             await asyncio.sleep(0.002)
-    await asyncio.sleep(0.1)  # stragglers and alarms have their turn
+        await asyncio.sleep(0.1)  # stragglers and alarms have their turn
+        while coordinator.busy:  # noqa: ASYNC110 - the last alarm is polled
+            await asyncio.sleep(0.002)
     assert len(answers) == 1
     assert coordinator.in_flight == 0
+    assert coordinator.writing_bytes == 0
     return answers[0]
 
 
@@ -419,3 +422,20 @@ async def test_a_hint_that_can_not_be_kept_leaves_a_mark(error: DynamoError) -> 
     outcome = await _answer(_coordinator(1, links, replica), Op.PUT)
     assert outcome.kind == Kind.WRITTEN
     assert replica.marks == [(3, 0)]
+
+
+async def test_what_waits_for_stragglers_is_bounded_in_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dynamo_node.writes.WRITING_BYTES_MAX", 10)
+    replica = FakeReplica()
+    coordinator = _coordinator(1, {2: FakeLink(WRITTEN), 3: FakeLink(None)}, replica)
+    coordinator.straggler_ms = 60_000
+    coordinator.topology.others = ()  # type: ignore[attr-defined]
+    answers: list[Outcome] = []
+    for expected in ([], [3]):
+        coordinator.operate(Operation(Op.PUT, KEY, value=b"v"), 1000, answers.append)
+        await asyncio.sleep(0.02)
+        assert replica.kept == expected, "as long as there is room it waits"
+    assert [a.kind for a in answers] == [Kind.WRITTEN] * 2
+    assert coordinator.writing == 1

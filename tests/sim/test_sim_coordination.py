@@ -13,6 +13,7 @@ from dynamo_core.history import ACKNOWLEDGED
 from dynamo_core.outcomes import Kind
 from dynamo_core.wire import Op, Operation
 from dynamo_node.config import Timing
+from dynamo_node.storage import HINTS
 
 TIMEOUT_MS = 2000
 
@@ -190,3 +191,13 @@ def test_an_owner_that_can_not_read_its_record_yet_leaves_the_write_to_others(se
         node.replica.mint = lambda *args: owners[0].process.loop.call_later(60.0, mint, *args)
         done = _asked(play, owners[0], Op.PUT)
         assert done.kind == Kind.WRITTEN, done
+
+
+def test_a_node_that_stops_leaves_hints_for_owners_that_are_silent() -> None:
+    with _play(9, 3) as play:
+        owners, _ = _in_order(play)
+        play.world.stall(owners[2], 20.0)
+        assert _asked(play, owners[0], Op.PUT).kind == Kind.WRITTEN
+        play.world.stop(owners[0])
+        play.world.run_until(lambda: owners[0].process is None, 10.0)
+        assert owners[0].disk.contents()[HINTS], "what the silent one lacks is known"
