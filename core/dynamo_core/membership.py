@@ -21,8 +21,12 @@ from dynamo_core import gossip_messages as messages
 from dynamo_core.errors import Corrupt
 from dynamo_core.frames import RingName
 from dynamo_core.gossip_messages import (
+    DISK_LOST,
     GENERATION_MAX,
+    JOINED,
+    LEFT,
     NO_CHECK,
+    STARTED,
     U32_MAX,
     Delta,
     Entry,
@@ -31,8 +35,8 @@ from dynamo_core.gossip_messages import (
     Held,
 )
 
-LOG_EVENTS_MAX: Final = 16
-"""Events kept of each author, the newest: a history is read by people."""
+LOG_EVENTS_MAX: Final = {STARTED: 7, JOINED: 2, LEFT: 4, DISK_LOST: 3}
+"""Events kept of each author by kind, the newest: who was started often has joined once."""
 DEPARTED_MAX: Final = 64
 """Authors that are no members any more whose logs are kept, those of the highest numbers."""
 ENTRIES_MAX: Final = 512
@@ -138,7 +142,7 @@ class Membership:
             wall_ms,
         )
         self._own_events.append(event)
-        del self._own_events[:-LOG_EVENTS_MAX]
+        del self._own_events[: -sum(LOG_EVENTS_MAX.values())]
         self._merge((event,))
 
     def _say(self, facts: Facts) -> None:
@@ -308,8 +312,9 @@ class Membership:
 
     def _trim(self, author: int) -> None:
         log = self._logs[author]
-        for version in sorted(log)[:-LOG_EVENTS_MAX]:
-            self.dropped.append(log.pop(version))
+        for kind, most in LOG_EVENTS_MAX.items():
+            for version in sorted(v for v, event in log.items() if event.kind == kind)[:-most]:
+                self.dropped.append(log.pop(version))
         named = repr(sorted(log)).encode()
         self._checks[author] = blake2b(named, digest_size=messages.CHECK_BYTES).digest()
 

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from dynamo_core import gossip_messages as messages
 from dynamo_core.errors import Corrupt
 from dynamo_core.frames import NO_RING, RingName
-from dynamo_core.gossip_messages import DISK_LOST, LEFT, STARTED, Delta, Entry, Event, Facts
+from dynamo_core.gossip_messages import (
+    DISK_LOST,
+    JOINED,
+    LEFT,
+    STARTED,
+    Delta,
+    Entry,
+    Event,
+    Facts,
+)
 from dynamo_core.membership import (
     DEPARTED_MAX,
     FIGURES_S,
@@ -130,13 +139,32 @@ def test_strangers_get_no_entry_and_logs_are_bounded() -> None:
     )
     a.answer(messages.pack_delta(Delta(entries=(stranger,), events=flood)), RING)
     assert a.facts(9) is None
-    assert len(a.events()) == (3 + DEPARTED_MAX) * LOG_EVENTS_MAX
+    assert len(a.events()) == (3 + DEPARTED_MAX) * LOG_EVENTS_MAX[STARTED]
     for at in range(100):
         a.enter(DISK_LOST, 1, at, bytes(8), 0)
-    assert sum(e.author == 1 for e in a.events()) == LOG_EVENTS_MAX
+    assert sum(e.author == 1 for e in a.events()) == (
+        LOG_EVENTS_MAX[STARTED] + LOG_EVENTS_MAX[DISK_LOST]
+    )
     kept = {(e.author, e.generation, e.counter) for e in a.kept}
     dropped = {(e.author, e.generation, e.counter) for e in a.dropped}
     assert kept - dropped == {(e.author, e.generation, e.counter) for e in a.events()}
+
+
+def test_a_node_that_was_started_often_joined_when_it_joined() -> None:
+    events: list[Event] = []
+    peer = member(2)
+    for life in range(1, 40):
+        a = Membership(life << 16, events)
+        a.ring(1, (1, 2, 3))
+        a.enter(JOINED, 1, 1, bytes(8), life * 1000)
+        a.enter(LEFT, 3, 5, bytes(8), life * 1000)
+        a.enter(STARTED, 1, a.generation, b"incarn-1", life * 1000)
+        a.say(FACTS, 0.0)
+        exchange(a, peer)
+        assert a.digest == peer.digest
+        events = a.events()
+        assert [e.wall_ms for e in events if e.kind in (JOINED, LEFT)] == [1000, 1000]
+    assert [e.wall_ms // 1000 for e in events if e.kind == STARTED] == list(range(33, 40))
 
 
 def test_an_event_is_entered_once_and_survives_a_restart() -> None:
@@ -166,7 +194,7 @@ def test_messages_are_bounded_in_a_torn_cluster_of_1000_and_everything_arrives()
         events=tuple(
             Event(n, 5, at, STARTED, n, at, b"incarn-9", 1_700_000_000_000)
             for n in everybody
-            for at in range(1, LOG_EVENTS_MAX + 1)
+            for at in range(1, LOG_EVENTS_MAX[STARTED] + 1)
         ),
     )
     a.answer(messages.pack_delta(known), RING)
@@ -179,8 +207,8 @@ def test_messages_are_bounded_in_a_torn_cluster_of_1000_and_everything_arrives()
         caller.conclude(reply)
         longest, rounds = max(longest, len(message), len(reply)), rounds + 1
         assert rounds < 20
-    assert 100_000 < longest < 400_000
-    assert len(b.events()) == 16 * 1000
+    assert 50_000 < longest < 400_000
+    assert len(b.events()) == LOG_EVENTS_MAX[STARTED] * 1000
 
 
 numbers = st.integers(1, messages.U32_MAX)
