@@ -1,12 +1,15 @@
 """How fast news spreads and what gossip costs: the pure core with many members, no network.
 
-`python -m bench.gossip [NODES ...]` prints a table. Every member starts a round
-with one random other each second, as nodes do; nothing is lost. Bytes count
-payloads and frame headers of both directions, per node and second.
+`python -m bench.gossip [--seeds N] [NODES ...]` prints a table. Every member starts
+a round with one random other each second, as nodes do; nothing is lost. Bytes count
+payloads and frame headers of both directions, per node and second. With `--nodes-code`
+whole nodes run in the simulator instead (`gossip_sim`).
 """
 
-import sys
-from dataclasses import dataclass
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from random import Random
 
 from dynamo_core.frames import HEADER, RingName
@@ -24,11 +27,12 @@ class Row:
     """One line of the table; bytes are sent per node and second, headers included."""
 
     nodes: int
-    rounds_one: int
-    rounds_all: int
+    rounds_one: float
+    rounds_all: float
     bytes_quiet: float
-    bytes_busy: float
     bytes_one: float
+    bytes_busy: float
+    bytes_restarts: float
 
 
 class Simulated:
@@ -38,14 +42,20 @@ class Simulated:
         self.rng = Random(seed)
         self.now = 0.0
         self.sent_bytes = 0
-        self.members = {}
+        self.members: dict[int, Membership] = {}
         for number in range(1, nodes + 1):
-            member = Membership(next_generation(0, self.rng.randrange(1 << 16)))
-            member.ring(number, range(1, nodes + 1))
-            incarnation = self.rng.randbytes(8)
-            member.enter(STARTED, number, member.generation, incarnation, 1_700_000_000_000)
-            member.say(Facts("up", incarnation, 100_000, 0, RING), self.now)
-            self.members[number] = member
+            self.start(number, nodes, 0)
+
+    def start(self, number: int, nodes: int, generation: int) -> None:
+        """That member begins a life; what it knew of others is gone but for the history."""
+        before = self.members.get(number)
+        log = () if before is None else before.events()
+        member = Membership(next_generation(generation, self.rng.randrange(1 << 16)), log)
+        member.ring(number, range(1, nodes + 1))
+        incarnation = self.rng.randbytes(8)
+        member.enter(STARTED, number, member.generation, incarnation, 1_700_000_000_000)
+        member.say(Facts("up", incarnation, 100_000, 0, RING), self.now)
+        self.members[number] = member
 
     def round(self) -> None:
         """Everybody's round of one second, in random order."""
@@ -109,20 +119,46 @@ def measure(nodes: int, seed: int = 1) -> Row:
                 simulated.change(number, 200_000 + at)
         simulated.round()
     busy = simulated.sent_bytes / CHURN_ROUNDS / nodes
-    return Row(nodes, rounds_one, rounds_all, quiet, busy, one)
+    simulated.rounds_until_agreed()
+    simulated.sent_bytes = 0
+    for at in range(CHURN_ROUNDS):
+        number = 1 + at % nodes
+        simulated.start(number, nodes, simulated.members[number].generation)
+        simulated.round()
+    restarts = simulated.sent_bytes / CHURN_ROUNDS / nodes
+    return Row(nodes, rounds_one, rounds_all, quiet, one, busy, restarts)
+
+
+def table(rows: Callable[[int, int], Row], sizes: Sequence[int], seeds: int, unit: str) -> None:
+    """Print a line for each size: the median over the seeds, and of the times the highest."""
+    print(
+        f"| nodes | one change: {unit} until all know, median (max) | all start at once: {unit} "
+        "| quiet: B/s | one change: B/s | all figures change: B/s | one restarts each second: B/s |"
+    )
+    print("|" + "---|" * 7)
+    for size in sizes:
+        # The larger the cluster, the less a run is left to chance.
+        found = [rows(size, seed) for seed in range(1, max(1, min(seeds, 5_000 // size)) + 1)]
+        columns = list(zip(*map(astuple, found), strict=True))
+        one, every = (
+            f"{statistics.median(column):.3g} ({max(column):.3g})" for column in columns[1:3]
+        )
+        costs = [f"{statistics.median(column):.0f}" for column in columns[3:]]
+        print("| " + " | ".join([str(size), one, every, *costs]) + " |", flush=True)
 
 
 def main() -> None:
-    sizes = [int(size) for size in sys.argv[1:]] or [5, 10, 50, 200, 1000]
-    print("| nodes | one change: rounds, B/s | all start: rounds | quiet: B/s | all busy: B/s |")
-    print("|---|---|---|---|---|")
-    for size in sizes:
-        row = measure(size)
-        print(
-            f"| {row.nodes} | {row.rounds_one}, {row.bytes_one:.0f} | {row.rounds_all} "
-            f"| {row.bytes_quiet:.0f} | {row.bytes_busy:.0f} |",
-            flush=True,
-        )
+    parser = argparse.ArgumentParser(prog="python -m bench.gossip")
+    parser.add_argument("nodes", nargs="*", type=int, help="cluster sizes")
+    parser.add_argument("--seeds", type=int, default=25)
+    parser.add_argument("--nodes-code", action="store_true", help="whole nodes on virtual time")
+    options = parser.parse_args()
+    if options.nodes_code:
+        from bench.gossip_sim import measure as measure_nodes
+
+        table(measure_nodes, options.nodes or [10, 50, 200], options.seeds, "seconds")
+    else:
+        table(measure, options.nodes or [5, 10, 50, 200, 1000], options.seeds, "rounds")
 
 
 if __name__ == "__main__":
