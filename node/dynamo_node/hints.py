@@ -91,6 +91,15 @@ class HintStore:
         """Hints kept here for keys of `partition`."""
         return self._by_partition.get(partition, 0)
 
+    def may_be_old(self, digest: bytes, stamp: Stamp) -> bool:
+        """Whether a hint kept here may be older than the round that this node stamps with.
+
+        It is of an earlier incarnation: the disk may have been rolled back meanwhile, and
+        what the hint holds deleted and reaped. It is still delivered, under its own round.
+        """
+        known = self._rounds.stamp(partition_of(digest, self._partitions))
+        return stamp.reap_round < known and stamp.incarnation != self.incarnation()
+
     # Hints
 
     def keep(

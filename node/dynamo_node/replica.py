@@ -106,6 +106,7 @@ class Replica:
     ) -> None:
         """The encoded object this node can show of `key`: its own and its hints, merged.
 
+        Not a hint that may be older than the round which the answer is stamped with.
         Or `damaged`, when what is stored can't be read.
         """
         skey = digest + key
@@ -133,7 +134,9 @@ class Replica:
             left -= 1
             if record is not None:
                 try:
-                    whole = objects.merge_bytes(whole, records.object_of(record))
+                    held = records.from_bytes(record)
+                    if held.stamp is None or not self.hints.may_be_old(digest, held.stamp):
+                        whole = objects.merge_bytes(whole, held.obj)
                 except Corrupt as error:
                     trouble = error
             if left:

@@ -201,3 +201,29 @@ def test_a_node_that_stops_leaves_hints_for_owners_that_are_silent() -> None:
         play.world.stop(owners[0])
         play.world.run_until(lambda: owners[0].process is None, 10.0)
         assert owners[0].disk.contents()[HINTS], "what the silent one lacks is known"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hint_of_a_rolled_back_disk_is_not_read(seed: int) -> None:
+    with _play(seed, 5, timing=replace(Timing(), reap_delay_ms=200)) as play:
+        owners, others = _in_order(play)
+        play.kill(owners[2])  # for whom the first stand-in keeps a hint
+        play.put()
+        play.world.run_for(3.0)
+        play.kill(others[0])
+        snapshot = others[0].disk.snapshot()
+        play.start(others[0], owners[2])
+        play.until_handed_off()
+        _reaped(play)
+        play.kill(others[0], owners[2])
+        others[0].disk.roll_back(snapshot)
+        play.start(others[0])
+        play.world.run_until(
+            lambda: owners[0].node.topology.healthy(others[0].node.topology.number), 10.0
+        )
+        play.world.run_for(2.0)
+        play.world.stall(owners[1], 30.0)
+        found = _asked(play, owners[0], Op.GET)
+        assert found.kind == Kind.UNAVAILABLE, "one owner alone can't know"
+        play.world.run_for(3.0)
+        assert not _asked(play, owners[0], Op.GET, quorum=1).siblings
