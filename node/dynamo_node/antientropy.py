@@ -160,7 +160,9 @@ class AntiEntropy:
                 outcome = str(error)
                 raise
             else:
-                if tally.sent or tally.received:
+                if tally.full:
+                    outcome = "its disk is full"
+                elif tally.sent or tally.received:
                     outcome = "repaired"
                 elif tally.left or len(tally.agreed) < len(partitions):
                     outcome = "differs"

@@ -220,6 +220,26 @@ def test_where_nobody_counts_one_question_is_enough() -> None:
     assert {*found.equal, *found.recovering, *found.differing} == {*SHARED}
 
 
+def test_a_peer_that_shares_other_partitions_by_now_ends_the_walk() -> None:
+    """Its ring has changed in mid-walk: it refuses, and nothing is taken for equal."""
+    here, there = Side({b"k%d" % n: _blind(1) for n in range(40)}), Side({})
+    steps = find(here, SHARED)
+    asked = next(steps)
+    assert asked is not None
+    for _ in range(2):
+        asked = steps.send(antientropy.answer(there, SHARED, asked))
+        assert asked is not None
+        with pytest.raises(Corrupt, match="none of them shared"):
+            antientropy.answer(there, [Q + 1], asked)
+        if asked[0] == antientropy.What.RANGES and len(asked) > 200:
+            break
+    narrowing = narrow(here, SHARED)
+    inner = next(narrowing)
+    assert inner is not None
+    with pytest.raises(Corrupt, match="isn't shared"):
+        antientropy.answer(there, SHARED[1:], inner)
+
+
 def test_runs_join_neighbours() -> None:
     assert runs([]) == []
     assert runs([0, 1, 2, 5, 7, 8]) == [(0, 3), (5, 6), (7, 9)]

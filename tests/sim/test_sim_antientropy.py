@@ -16,6 +16,7 @@ from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.ring import Ring, position
 from dynamo_core.rounds import Kept, Listed
 from dynamo_core.versions import EMPTY
+from dynamo_core.walks import preferred_slots
 from dynamo_core.wire import Code, Type
 from dynamo_node import comparison, repairs
 from dynamo_node.antientropy import AntiEntropy
@@ -234,10 +235,8 @@ def test_what_was_reaped_is_not_copied_back_and_clears_no_mark_by_mistake() -> N
 # Faults in the middle
 
 
-def _next_ring(ring: Ring, slots: Any = None) -> Ring:
-    return replace(
-        ring, epoch=ring.epoch + 1, parent=ring.id, **({} if slots is None else {"slots": slots})
-    )
+def _next_ring(ring: Ring, **changed: Any) -> Ring:
+    return replace(ring, epoch=ring.epoch + 1, parent=ring.id, **changed)
 
 
 def test_a_ring_that_comes_in_mid_round_ends_it_and_the_next_one_goes_on(
@@ -270,6 +269,51 @@ def test_a_ring_that_comes_in_mid_round_ends_it_and_the_next_one_goes_on(
         play.compare(a, b)
         assert all(play.held(a, key) == blind(1) for key in keys)
         assert not play.compare(a, b).differing
+
+
+def test_owners_that_a_ring_makes_in_mid_round_get_what_is_theirs_and_nobody_else_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with replicas(4, timing=OFTEN) as play:
+        machines = play.world.machines
+        nodes = {m.node.topology.number: m for m in machines if m.node is not None}
+        a = machines[0]
+        assert a.node is not None
+        ring, me = a.node.topology.ring, a.node.topology.number
+        assert ring is not None
+        owners = ring.owners[1:] + ring.owners[:1]
+        zones = {member.number: member.zone for member in ring.members}
+        slots = tuple(preferred_slots(owners, zones, ring.replication))
+        newer = _next_ring(ring, owners=owners, slots=slots)
+        lost = [p for p in range(ring.partitions) if me in ring.slots[p] and me not in slots[p]]
+        assert lost
+        keys = [b"k%d" % n for n in range(120)]
+        repair = repairs.Repairs._repair
+        posted: list[Any] = []
+
+        async def then_a_ring(self: Any, partition: int, listed: Any) -> Any:
+            if partition in lost and not posted:
+                posted.append(await self._node.rings.post(newer))
+            return await repair(self, partition, listed)
+
+        monkeypatch.setattr(repairs.Repairs, "_repair", then_a_ring)
+        for key in keys:
+            for number in ring.slots[ring.partition_of(position(key))]:
+                if number != me:
+                    play.merge(nodes[number], key, blind(1), wait=False)
+        play.world.run_until(lambda: a.node.topology.name.epoch == newer.epoch, 60.0)  # type: ignore[union-attr]
+        had = [key for key in keys if play.held(a, key)]
+        play.world.run_for(60.0)
+        for key in keys:
+            partition = ring.partition_of(position(key))
+            for number in slots[partition]:
+                assert play.held(nodes[number], key) == blind(1)
+            if partition in lost and key not in had:
+                assert play.held(a, key) is None, "it came under a ring that is no more"
+        # And it is quiet again.
+        before = play.world.net.sent[Type.WRITE] + play.world.net.sent[Type.SEGMENTS]
+        play.world.run_for(10.0)
+        assert play.world.net.sent[Type.WRITE] + play.world.net.sent[Type.SEGMENTS] == before
 
 
 def test_what_was_fetched_under_another_ring_is_not_merged(
@@ -459,6 +503,11 @@ def test_a_full_disk_makes_anti_entropy_quiet_and_space_makes_it_go_on(full: int
         play.world.run_for(60.0)
         more = play.world.net.sent[Type.FETCH] + play.world.net.sent[Type.WRITE] - sent
         assert more <= 40, "it goes on in vain"
+        told = {
+            one.node.antientropy.last[other.node.topology.number]["outcome"]  # type: ignore[union-attr]
+            for one, other in ((a, b), (b, a))
+        }
+        assert told == {"this node's disk is full", "its disk is full"}
         (a, b)[full].free_bytes = 1 << 40
         play.world.run_for(90.0)
         assert all(play.held(a, key) == play.held(b, key) for key in keys)
