@@ -107,6 +107,21 @@ def test_two_halves_find_together_again() -> None:
         world.run_until(lambda: _all_see(world, ["up"] * 5), 10.0)
 
 
+def test_a_disk_that_is_recovering_is_shown_as_such_by_others() -> None:
+    with _world(10, 3) as world:
+        victim = world.machines[2]
+        world.crash(victim, power=True)
+        victim.disk.wipe()
+        _block(world, 1, 2)  # one of the copies that it needs can't be had
+        world.start(victim)
+        world.run_until(lambda: _states(world, 0) == ["up", "up", "recovering"], 15.0)
+        assert _row(world, 0, 2)["partitions_recovering"] == 16
+        world.run_until(lambda: _states(world, 1)[2] == "suspect", 15.0)
+        _block(world, 1, 2, False)
+        world.run_until(lambda: _all_see(world, ["up"] * 3), 20.0)
+        world.run_until(lambda: not _row(world, 0, 2)["partitions_recovering"], 20.0)
+
+
 # Lag
 
 
