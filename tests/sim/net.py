@@ -78,6 +78,10 @@ class Network:
         """Accept connections; each makes its protocol by `factory`, in `loop`."""
         self._listeners[host, port] = loop, factory
 
+    def listener(self, host: str, port: int) -> tuple[NodeLoop, Callable[[], Any]] | None:
+        """Who listens there, and how it makes its protocols."""
+        return self._listeners.get((host, port))
+
     def stop_listening(self, host: str) -> None:
         for address in [a for a in self._listeners if a[0] == host]:
             del self._listeners[address]
@@ -138,13 +142,13 @@ class Network:
             if not there.blocked:
                 await asyncio.sleep(self.delay(there))
                 if not back.blocked and host not in self._unpowered:
-                    found = self._listeners.get((host, port))
+                    found = self.listener(host, port)
                     await asyncio.sleep(self.delay(back))
                     if found is None or found[0].dead:
                         raise ConnectionRefusedError(f"nobody listens at {host}:{port}")
                     break
             await asyncio.sleep(SYN_RETRY_S)
-        server_loop, accept = found
+        server_loop, _ = found
         near = Transport(self, loop, loop.name, host)
         far = Transport(self, server_loop, host, loop.name)
         near.peer, far.peer = far, near
@@ -154,7 +158,7 @@ class Network:
             self._open[self._count] = transport
         protocol = factory()
         near.protocol = protocol
-        self.scheduler.soon(server_loop, far.accepted, (accept,))
+        self.scheduler.soon(server_loop, far.accepted, (port,))
         protocol.connection_made(near)
         return near, protocol
 
@@ -326,9 +330,13 @@ class Transport(asyncio.Transport):
 
     # Receiving
 
-    def accepted(self, factory: Callable[[], Any]) -> None:
-        if not self._lost:
-            self.protocol = factory()
+    def accepted(self, port: int) -> None:
+        """The process takes the connection, if it still listens: it may have stood still."""
+        listener = self.net.listener(self.host, port)
+        if listener is None or listener[0] is not self.loop:
+            self.abort()
+        elif not self._lost:
+            self.protocol = listener[1]()
             self.protocol.connection_made(self)
 
     def _arrived(self, item: Any) -> None:
