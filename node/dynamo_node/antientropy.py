@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dynamo_core.errors import DynamoError
@@ -71,6 +72,8 @@ class AntiEntropy:
         """Told the committed round of a partition that a peer has named."""
         self.rounds_total = 0
         self.repaired_keys_total = 0
+        self.mended_total = 0
+        """Segments of trees that were not their objects'."""
         self.last: dict[int, dict[str, Any]] = {}
         """How the last comparison with each peer ended."""
         Answers(node, self)
@@ -128,6 +131,8 @@ class AntiEntropy:
             with suppress(Ended):
                 await self._compare(number, self.shared(number), KEYS_MAX)
         await self.marks.settle_one()
+        bite = partial(self._node.slices.slice, "repair")
+        self.mended_total += await self._node.trees.scrub(topology.owned, bite)
 
     def _next_peer(self, peers: list[int]) -> int | None:
         """In turn; every second turn belongs to those for whom there is a mark."""
@@ -271,6 +276,7 @@ class AntiEntropy:
         return {
             "rounds_total": self.rounds_total,
             "repaired_keys_total": self.repaired_keys_total,
+            "mended_segments_total": self.mended_total,
             "peers": {
                 topology.host_name(number): {
                     **{name: value for name, value in last.items() if name != "at"},

@@ -141,7 +141,8 @@ class Repairs:
                 await self.finish()
         if not differ:
             # Mostly a write has arrived meanwhile. If not, one of the trees isn't its objects'.
-            await self._node.trees.mend(partition, first, last, self.slice)
+            mended = await self._node.trees.mend(partition, first, last, self.slice)
+            self._node.antientropy.mended_total += mended
         return True
 
     async def _page(

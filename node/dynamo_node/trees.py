@@ -14,7 +14,7 @@ Forbidden here: comparing, and the network.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from struct import Struct
 from typing import Final
@@ -35,6 +35,9 @@ _KEY_BYTES: Final = 3
 LOAD_BITE: Final = 8192
 """Segments, or keys when an old disk's trees are made, that are read at once."""
 
+SCRUB_SEGMENTS: Final = 1
+"""Segments that one call of `scrub` reads again."""
+
 
 class Trees:
     """All trees of one store; `changed` costs a few microseconds."""
@@ -45,6 +48,7 @@ class Trees:
         self._shift = 0
         self._trees: dict[int, Tree] = {}
         self._dirty: dict[int, None] = {}  # partition * SEGMENTS + segment, in order of change
+        self._scrubbed = 0  # partition * SEGMENTS + segment that is next
         store.before_write.append(self._put_dirty)
 
     async def load(self, partitions: int) -> None:
@@ -148,14 +152,17 @@ class Trees:
         Each page is read within a `bite`. Nothing is done about a partition that
         changes meanwhile, nor about segments that hold a damaged record.
         """
-        store, tree = self._store, self._of(partition)
+        store = self._store
         await store.durable()  # what was put so far is seen by the scan
+        start = merkle.first_place(partition, first, self._partitions)
+        end = merkle.first_place(partition, last, self._partitions)
+        if partition not in self._trees and not await store.scan_async(OBJECTS, start, end, 1):
+            return 0  # no tree is made for what is empty
+        tree = self._of(partition)
         at = partition * SEGMENTS
         if any(at + segment in self._dirty for segment in range(first, last)):
             return 0
         root, found = tree.root(), Tree()
-        start = merkle.first_place(partition, first, self._partitions)
-        end = merkle.first_place(partition, last, self._partitions)
         while start < end:
             async with bite():
                 page = await leaves(store, start, end)
@@ -179,6 +186,25 @@ class Trees:
                 len(wrong),
             )
         return len(wrong)
+
+    async def scrub(
+        self, owned: Collection[int], bite: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> int:
+        """`mend` for the next segments of the `owned` partitions, in turn.
+
+        A tree that says what its objects don't, after a bug or a fallen bit, would hide
+        a missing key from comparisons for ever. A call a second goes through all of it
+        in hours, at a cost that isn't felt.
+        """
+        partition, first = divmod(self._scrubbed, SEGMENTS)
+        if partition not in owned:
+            partition = min((p for p in owned if p > partition), default=min(owned, default=-1))
+            first = 0
+        if partition < 0:
+            return 0
+        last = min(first + SCRUB_SEGMENTS, SEGMENTS)
+        self._scrubbed = partition * SEGMENTS + last
+        return await self.mend(partition, first, last, bite)
 
     # Asking
 

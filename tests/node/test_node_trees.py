@@ -148,6 +148,34 @@ async def test_a_disk_of_an_earlier_version_gets_its_trees_once(tmp_path: Path) 
         await again.store.close()
 
 
+async def test_a_wrong_tree_is_mended_in_turn_and_none_is_made_for_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trees.ring_has(Q)
+    for n in range(40):
+        bench.merge(b"k%d" % n, _object(1))
+    roots = await bench.check()
+    full = sorted(roots)
+    owned = {*range(Q)} - {full[0]}
+    bench.trees._trees.pop(full[1])
+    for partition in (full[0], full[2]):
+        bench.trees._of(partition).change(9, 77)
+    empty = {*range(Q)} - {*full}
+    mended = 0
+    for _ in range(Q * 256):
+        mended += await bench.trees.scrub(owned, contextlib.nullcontext)
+    assert mended >= 2
+    assert bench.trees.root(full[1]) == roots[full[1]]
+    assert bench.trees.root(full[2]) == roots[full[2]]
+    assert bench.trees.root(full[0]) != roots[full[0]], "it isn't owned here"
+    assert not empty & bench.trees._trees.keys()
+    await bench.store.close()
+    again = Bench(tmp_path)
+    await again.trees.load(Q)
+    assert again.trees.root(full[2]) == roots[full[2]]
+    assert await again.trees.scrub((), contextlib.nullcontext) == 0
+    await again.store.close()
+
+
 async def test_a_torn_log_leaves_trees_that_are_their_objects(tmp_path: Path) -> None:
     """Whatever of the log's end is lost: a batch's objects and segments are there or not."""
     bench = Bench(tmp_path / "live")

@@ -18,7 +18,7 @@ from dynamo_core.rounds import Kept, Listed
 from dynamo_core.versions import EMPTY
 from dynamo_core.walks import preferred_slots
 from dynamo_core.wire import Code, Type
-from dynamo_node import comparison, repairs
+from dynamo_node import comparison, repairs, trees
 from dynamo_node.antientropy import AntiEntropy
 from dynamo_node.config import Timing
 from dynamo_node.digests import leaf_of, partition_range
@@ -628,6 +628,40 @@ def test_a_segment_that_is_wrong_is_noticed_and_mended() -> None:
         assert not play.compare(a, b).differing, "it differs for ever although no key does"
 
 
+def test_a_key_that_a_wrong_tree_hides_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The roots are equal, and the objects are not."""
+    monkeypatch.setattr(trees, "SCRUB_SEGMENTS", 64)
+    with replicas(timing=OFTEN) as play:
+        a, b, c = play.owners
+        keys = [b"k%d" % n for n in range(30)]
+        for machine in (a, b, c):
+            for key in keys:
+                play.merge(machine, key, blind(1), wait=False)
+        play.world.run_for(2.0)
+        node = a.node
+        assert node is not None
+        lost = position(keys[7]) + keys[7]
+        play.world.scheduler.soon(
+            a.process.loop,
+            node.disk.store.delete,
+            (OBJECTS, lost),  # type: ignore[union-attr]
+        )
+        play.world.run_for(1.0)
+        assert play.held(a, keys[7]) is None
+        assert (
+            len(
+                {m.node.trees.root(p) for m in (a, b, c) for p in [node.replica.partition_of(lost)]}
+            )
+            == 1
+        )  # type: ignore[union-attr]
+        play.world.run_for(30.0)
+        assert play.held(a, keys[7]) == blind(1)
+        assert node.antientropy.mended_total == 1
+        assert all(m.node.antientropy.mended_total == 0 for m in (b, c))  # type: ignore[union-attr]
+        play.world.run_for(30.0)
+        assert node.antientropy.mended_total == 1
+
+
 @pytest.mark.parametrize("seed", range(900, 906))
 def test_trees_are_their_objects_after_every_kind_of_fault(
     seed: int, monkeypatch: pytest.MonkeyPatch
@@ -641,12 +675,12 @@ def test_trees_are_their_objects_after_every_kind_of_fault(
             assert node is not None
             ring = node.topology.ring
             assert ring is not None
-            trees = [merkle.Tree() for _ in range(ring.partitions)]
+            made = [merkle.Tree() for _ in range(ring.partitions)]
             for place, data in node.disk.store.scan(OBJECTS, b"", b"\xff" * 64, 10_000):
                 at = merkle.index_of(place[:16], ring.partitions)
                 leaf = leaf_of(place, records.object_of(data)) or b""
-                trees[at // merkle.SEGMENTS].add(at % merkle.SEGMENTS, leaf)
-            for partition, tree in enumerate(trees):
+                made[at // merkle.SEGMENTS].add(at % merkle.SEGMENTS, leaf)
+            for partition, tree in enumerate(made):
                 assert node.trees.root(partition) == tree.root(), (machine.name, partition)
             checked.append(machine.name)
 
