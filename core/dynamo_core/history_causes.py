@@ -193,7 +193,7 @@ class KeyHistory:
                 done.add(write.id)
                 if write.op == DELETE or write.id in shown:
                     return True
-                if write.acknowledged and not strict:
+                if write.acknowledged and not strict and write.id not in self.excused:
                     return True
                 waiting.append(write.id)
             for write in self.reads_itself:

@@ -62,6 +62,13 @@ def test_a_write_whose_disks_are_all_lost_is_excused_and_no_other() -> None:
     assert _accused(_history(*PUTS, NONE, excused=("y",))) == {("a", "x")}
 
 
+def test_a_lost_write_excuses_nothing_that_it_had_replaced() -> None:
+    put = _operation(3, "z", PUT, context=("x",))
+    assert not _accused(_history(*PUTS, put, BOTH, excused=("z",)))
+    only_y = _operation(101, "g", GET, shown=(Shown("y", Y),))
+    assert _accused(_history(*PUTS, put, only_y, excused=("z",))) == {("a", "x")}
+
+
 def test_what_a_lost_delete_had_replaced_may_be_back() -> None:
     delete = _operation(3, "d", DELETE, context=("x",))
     assert _accused(_history(*PUTS, delete, BOTH)) == {("e", "x")}
