@@ -22,16 +22,13 @@ import click
 
 from dynamo_client.cli.terminal import (
     UNREACHABLE,
+    Cluster,
     admin_token_option,
+    cluster_options,
     complain,
-    connect,
-    json_option,
     note,
     print_json,
-    protocol_option,
     run,
-    timeout_option,
-    url_option,
 )
 from dynamo_client.errors import Unavailable, Unreachable
 from dynamo_client.items import Item, show_key
@@ -39,7 +36,7 @@ from dynamo_core.errors import CallerError
 
 if TYPE_CHECKING:
     from dynamo_client.cli.admin import Admin
-    from dynamo_client.client import DynamoClient, Protocol
+    from dynamo_client.client import DynamoClient
     from dynamo_core.ring import Ring
 
 _LISTED_AHEAD = 4
@@ -54,19 +51,14 @@ _SHOW_EVERY_SECONDS = 0.25
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=32, show_default=True)
 @click.option("--r", type=click.IntRange(1), help="Replicas that have to answer each read.")
 @admin_token_option
-@json_option
-@protocol_option("auto")
-@timeout_option
-@url_option
+@cluster_options("auto")
 def dump(
     output: str,
     concurrency: int,
     r: int | None,
     admin_token: str,
+    cluster: Cluster,
     as_json: bool,
-    protocol: "Protocol",
-    timeout_ms: int,
-    url: str,
 ) -> None:
     """Write every key as JSON lines, as `dynamo import` reads them, to stdout or a file.
 
@@ -79,7 +71,7 @@ def dump(
     async def walk(sink: IO[bytes] | gzip.GzipFile) -> _Export:
         from dynamo_client.cli.admin import Admin
 
-        async with connect(url, timeout_ms, protocol=protocol, discover=True, r=r) as kv:
+        async with cluster.connect(discover=True, r=r) as kv:
             view = await kv.cluster()
             async with Admin(view, admin_token) as admin:
                 export = _Export(kv, admin, await admin.ring(), concurrency)

@@ -7,28 +7,22 @@ here: HTTP; everything goes through the client.
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import click
 
 from dynamo_client.cli.records import as_text
 from dynamo_client.cli.terminal import (
     ANSWER_IS_NO,
+    Cluster,
+    cluster_options,
     complain,
-    connect,
-    json_option,
     note,
     print_json,
-    protocol_option,
     run,
-    timeout_option,
-    url_option,
 )
 from dynamo_client.errors import Unavailable
 from dynamo_client.items import OCTET_STREAM, Acks, Item, show_key
-
-if TYPE_CHECKING:
-    from dynamo_client.client import Protocol
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -36,15 +30,8 @@ _QUORUM = click.IntRange(1)
 
 
 def _options(command: F) -> F:
-    for option in (
-        click.option("-v", "--verbose", is_flag=True, help="Context and replicas, on stderr."),
-        json_option,
-        protocol_option("http"),
-        timeout_option,
-        url_option,
-    ):
-        command = option(command)
-    return command
+    verbose = click.option("-v", "--verbose", is_flag=True, help="Context and replicas, on stderr.")
+    return verbose(cluster_options("http")(command))
 
 
 @click.command("get", short_help="Print the value of KEY.")
@@ -56,9 +43,7 @@ def get(
     key: str,
     r: int | None,
     context: str | None,
-    url: str,
-    protocol: "Protocol",
-    timeout_ms: int,
+    cluster: Cluster,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -70,7 +55,7 @@ def get(
     raw = os.fsencode(key)
 
     async def ask() -> Item:
-        async with connect(url, timeout_ms, protocol=protocol, r=r) as kv:
+        async with cluster.connect(r=r) as kv:
             return await kv.get(raw, context=context)
 
     item = run(ask())
@@ -103,9 +88,7 @@ def put(
     content_type: str,
     r: int | None,
     w: int | None,
-    url: str,
-    protocol: "Protocol",
-    timeout_ms: int,
+    cluster: Cluster,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -120,7 +103,7 @@ def put(
     data = _value(value)
 
     async def write() -> tuple[str | None, Acks, int]:
-        async with connect(url, timeout_ms, protocol=protocol, r=r, w=w) as kv:
+        async with cluster.connect(r=r, w=w) as kv:
             seen, replaced = context, 0
             if context is None and not blind:
                 try:
@@ -157,9 +140,7 @@ def delete(
     blind: bool,
     r: int | None,
     w: int | None,
-    url: str,
-    protocol: "Protocol",
-    timeout_ms: int,
+    cluster: Cluster,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -172,7 +153,7 @@ def delete(
     raw = os.fsencode(key)
 
     async def remove() -> tuple[bool, str | None, Acks]:
-        async with connect(url, timeout_ms, protocol=protocol, r=r, w=w) as kv:
+        async with cluster.connect(r=r, w=w) as kv:
             seen = context
             if context is None and not blind:
                 item = await kv.get(raw)

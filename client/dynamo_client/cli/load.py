@@ -17,23 +17,19 @@ from dynamo_client.cli.terminal import (
     ANSWER_IS_NO,
     INTERRUPTED,
     UNREACHABLE,
+    Cluster,
     admin_token_option,
+    cluster_options,
     complain,
-    connect,
-    json_option,
     note,
     print_json,
-    protocol_option,
     run,
-    timeout_option,
-    url_option,
 )
 
 if TYPE_CHECKING:
     from dynamo_client.cli.checkpoint import Checkpoint
     from dynamo_client.cli.importer import Importer
     from dynamo_client.cli.source import Identity, Position, Source
-    from dynamo_client.client import Protocol
 
 _SHOW_EVERY_SECONDS = 0.25
 _SAVE_EVERY_SECONDS = 1.0
@@ -55,10 +51,7 @@ _SAVE_EVERY_SECONDS = 1.0
 )
 @click.option("--w", type=click.IntRange(1), help="Replicas that have to store a record.")
 @admin_token_option
-@json_option
-@protocol_option("auto")
-@timeout_option
-@url_option
+@cluster_options("auto")
 def load(
     file: str,
     concurrency: int,
@@ -69,10 +62,8 @@ def load(
     retry_seconds: float,
     w: int | None,
     admin_token: str,
+    cluster: Cluster,
     as_json: bool,
-    protocol: "Protocol",
-    timeout_ms: int,
-    url: str,
 ) -> None:
     """Write the records of FILE, one JSON object a line; `-` is stdin, .gz is unpacked.
 
@@ -89,7 +80,7 @@ def load(
     async def write() -> None:
         from dynamo_client.cli.importer import Importer
 
-        async with connect(url, timeout_ms, protocol=protocol, discover=True, w=w) as kv:
+        async with cluster.connect(discover=True, w=w) as kv:
             view = await kv.cluster()
             await job.open(lambda: _cluster_name(view, admin_token))
             job.importer = Importer(

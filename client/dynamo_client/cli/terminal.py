@@ -7,7 +7,8 @@ Forbidden here: imports that cost time, and any command.
 import json
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
@@ -108,6 +109,35 @@ def connect(
 
     urls = [part for part in url.split(",") if part.strip()]
     return DynamoClient(urls, timeout_ms=timeout_ms, r=r, w=w, discover=discover, protocol=protocol)
+
+
+class Cluster(NamedTuple):
+    """The cluster that a command is about, and the way to it."""
+
+    url: str
+    timeout_ms: int
+    protocol: "Protocol"
+
+    def connect(
+        self, *, discover: bool = False, r: int | None = None, w: int | None = None
+    ) -> "DynamoClient":
+        """`connect`, as the options say."""
+        return connect(
+            self.url, self.timeout_ms, protocol=self.protocol, discover=discover, r=r, w=w
+        )
+
+
+def cluster_options(protocol: "Protocol") -> Callable[[F], F]:
+    """--url, --timeout-ms and --protocol, passed as `cluster`; and --json, as `as_json`."""
+
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def called(*args: Any, url: str, timeout_ms: int, protocol: "Protocol", **more: Any) -> Any:
+            return command(*args, cluster=Cluster(url, timeout_ms, protocol), **more)
+
+        return json_option(protocol_option(protocol)(timeout_option(url_option(cast(F, called)))))
+
+    return decorate
 
 
 def run(work: Coroutine[Any, Any, T], *, fast: bool = False) -> T:

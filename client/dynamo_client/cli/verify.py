@@ -18,21 +18,19 @@ import click
 from dynamo_client.cli.terminal import (
     ANSWER_IS_NO,
     UNREACHABLE,
+    Cluster,
     admin_token_option,
+    cluster_options,
     complain,
     connect,
-    json_option,
     note,
     print_json,
-    protocol_option,
     run,
-    timeout_option,
-    url_option,
 )
 
 if TYPE_CHECKING:
     from dynamo_client.cli.trial import Trial
-    from dynamo_client.client import DynamoClient, Protocol
+    from dynamo_client.client import DynamoClient
     from dynamo_core.history import History, ReplicaCopy
     from dynamo_core.history_report import Report
 
@@ -62,10 +60,7 @@ _KEYS_TOLD_MAX: Final = 20
     "--check", type=click.Path(exists=True, dir_okay=False), help="Judge a kept history; no load."
 )
 @admin_token_option
-@json_option
-@protocol_option("auto")
-@timeout_option
-@url_option
+@cluster_options("auto")
 def verify(
     duration: float,
     concurrency: int,
@@ -75,10 +70,8 @@ def verify(
     history: str | None,
     check: str | None,
     admin_token: str,
+    cluster: Cluster,
     as_json: bool,
-    protocol: "Protocol",
-    timeout_ms: int,
-    url: str,
 ) -> None:
     """Work on the cluster for --duration seconds, and check every promise it made.
 
@@ -99,9 +92,7 @@ def verify(
     note(f"seed {seed}")
     found = run(
         _verified(
-            url,
-            timeout_ms,
-            protocol,
+            cluster,
             admin_token,
             duration,
             concurrency,
@@ -117,9 +108,7 @@ def verify(
 
 
 async def _verified(
-    url: str,
-    timeout_ms: int,
-    protocol: "Protocol",
+    cluster: Cluster,
     admin_token: str,
     duration: float,
     concurrency: int,
@@ -131,7 +120,7 @@ async def _verified(
     from dynamo_client.cli.trial import Trial
     from dynamo_core.history_check import check
 
-    async with connect(url, timeout_ms, protocol=protocol, discover=True) as kv:
+    async with cluster.connect(discover=True) as kv:
         view = await kv.cluster()  # a cluster that isn't there ends it here
         prefix = f"dynamo-verify-{os.urandom(4).hex()}-"
         trial = Trial(kv, prefix=prefix, keys=keys, concurrency=concurrency, seed=seed)
@@ -140,7 +129,7 @@ async def _verified(
             await _worked(trial, duration)
             if trial.done == trial.failures and trial.last_error is not None:
                 raise trial.last_error
-            lacking = await settled(kv, trial, settle, timeout_ms)
+            lacking = await settled(kv, trial, settle, cluster.timeout_ms)
             accused = check(trial.history).accused
             if accused:
                 copies = await replicas(await kv.cluster(), accused[:_KEYS_TOLD_MAX], admin_token)
