@@ -103,7 +103,9 @@ def guarded(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Callable[.
             raise
         except DynamoError as error:
             log.error("a request failed: %s", error)
-            return problems.response(problems.overloaded("this node's store does not answer"))
+            return problems.response(
+                problems.overloaded(f"this node's store does not answer: {error}")
+            )
         except Exception as error:
             log.error("a request failed unforeseen: %r", error, exc_info=error)
             return problems.response(

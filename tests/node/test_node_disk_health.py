@@ -1,6 +1,6 @@
 """Disk health: read-only below the reserve, writing again by itself, no flapping."""
 
-from dynamo_node.disk_health import FAILED, FULL, OK, DiskHealth
+from dynamo_node.disk_health import FAILED, FULL, OK, RESERVE_BYTES, DiskHealth, headroom_bytes
 
 
 def test_read_only_below_the_reserve_until_there_is_clearly_more() -> None:
@@ -12,6 +12,12 @@ def test_read_only_below_the_reserve_until_there_is_clearly_more() -> None:
         seen.append(health.state)
     assert seen == [OK, OK, FULL, FULL, FULL, FULL, OK, OK, FULL]
     assert "399" in health.facts()["reason"]
+
+
+def test_the_reserve_follows_the_disk() -> None:
+    assert headroom_bytes(64 << 20) == (64 << 20) // 10
+    assert headroom_bytes(1 << 30) == (1 << 30) // 10
+    assert headroom_bytes(10 << 30) == headroom_bytes(1 << 50) == RESERVE_BYTES
 
 
 def test_an_unknown_free_space_changes_nothing_and_a_failed_store_stays_failed() -> None:
