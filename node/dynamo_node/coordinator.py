@@ -9,8 +9,7 @@ forwards it, and coordinates it itself only when no owner can be reached.
 import asyncio
 import logging
 import re
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -24,7 +23,7 @@ from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Code, Op, Operation
 from dynamo_node.alarms import Alarms
 from dynamo_node.config import LAST_WRITE_WINS, Config
-from dynamo_node.links import Link
+from dynamo_node.forwards import Forward
 from dynamo_node.outside import REAL
 from dynamo_node.reads import GetOperation
 from dynamo_node.replica import NewWrite, Replica
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 KEY_BYTES_MAX: Final = 1024
 REQUESTS_MAX: Final = 20_000
 REQUEST_BYTES_MAX: Final = 256 << 20
-FORWARD_PATIENCE_S: Final = 1.0
 _CONTENT_TYPE: Final = re.compile(rf"[\x20-\x7e]{{0,{TYPE_BYTES_MAX}}}")
 
 Answer = Callable[[Outcome], None]
@@ -241,7 +239,7 @@ class Coordinator:
             nodes = (context.fastest, *(n for n in nodes if n != context.fastest))
         nodes = self.topology.staying_first(nodes)
         myself = partial(self._coordinate, operation, context, None)
-        _Forward(self, operation, request, nodes, myself if unable is None else None, unable)
+        Forward(self, operation, request, nodes, myself if unable is None else None, unable)
         return True
 
     def _coordinate(
@@ -310,114 +308,3 @@ class Coordinator:
 
 class _TooLargeError(DynamoError):
     """Key or value over its limit."""
-
-
-def _unsure(outcome: Outcome) -> Outcome:
-    """`outcome` where another node was asked before: a refusal would say that nothing exists."""
-    if outcome.kind not in (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS):
-        return outcome
-    detail = f"another node may have written it before this was said: {outcome.detail}"
-    return Outcome(Kind.UNAVAILABLE, needed=1, detail=detail)
-
-
-class _Forward:
-    """A write handed to one node after another, until one answers for it.
-
-    All tries carry the same write id, so that a write which reached two
-    coordinators shows once. Where none of `nodes` can, `coordinate_here` is what
-    is left; a node that can't has `unable` to say instead.
-    """
-
-    def __init__(
-        self,
-        coordinator: Coordinator,
-        operation: Operation,
-        request: Request,
-        nodes: Sequence[int],
-        coordinate_here: Callable[[Request, Place], None] | None,
-        unable: Outcome | None,
-    ) -> None:
-        self._coordinator = coordinator
-        self._request = request
-        self._nodes = deque(nodes)
-        self._coordinate_here = coordinate_here
-        self._unable = unable
-        self._payload = wire.pack_operation(operation)
-        self._asked: list[tuple[Link, int]] = []
-        self._answered = False
-        self._best: Outcome | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._next()
-
-    def _next(self) -> None:
-        coordinator, request = self._coordinator, self._request
-        if self._timer is not None:
-            self._timer.cancel()
-        remaining_ms = request.remaining_ms()
-        while self._nodes and remaining_ms:
-            number = self._nodes.popleft()
-            link = coordinator.topology.links.get(number)
-            # Looked at only now: those asked before may have taken a while to be given up.
-            if link is None or not coordinator.topology.healthy(number):
-                continue
-            replied = partial(self._replied, number, len(self._asked))
-            request_id = link.request(
-                wire.Type.FORWARD, self._payload, remaining_ms, replied, request.trace
-            )
-            self._asked.append((link, request_id))
-            patience = min(FORWARD_PATIENCE_S, request.remaining_s() / 2)
-            self._timer = coordinator.loop.call_later(patience, self._next)
-            return
-        self._last_resort()
-
-    def _replied(self, number: int, place: int, kind: int, payload: bytes) -> None:
-        if self._answered:
-            return
-        if kind == wire.Type.OPERATION_REPLY:
-            try:
-                outcome = wire.unpack_outcome(payload)
-            except Corrupt:
-                outcome = None
-            if outcome is not None and outcome.kind not in (Kind.OVERLOADED, Kind.UNAVAILABLE):
-                self._answer(outcome if len(self._asked) == 1 else _unsure(outcome))
-                return
-            self._best = outcome or self._best
-        else:
-            self._coordinator.reply_was_no(number, kind, payload)
-        if place == len(self._asked) - 1:  # else somebody else is being waited for
-            self._next()
-
-    def _last_resort(self) -> None:
-        """Nobody could: be the stand-in that coordinates, or say what was heard."""
-        if self._answered:
-            return
-        here = self._coordinate_here
-        if here is not None and self._request.remaining_ms():
-            # What an owner that had too little said isn't the end: this node may reach more.
-            if self._asked:
-                answer = self._request.answer
-                self._request.answer = lambda outcome: answer(_unsure(outcome))
-            self._finish()
-            here(self._request, self._coordinator.topology.place(self._request.key))
-            return
-        if not self._asked and self._unable is not None:
-            self._answer(self._unable)
-            return
-        detail = (
-            "no node that could coordinate the write answered in time; "
-            "it may or may not exist: read the key before you write again"
-        )
-        self._answer(self._best or Outcome(Kind.UNAVAILABLE, needed=1, detail=detail))
-
-    def _answer(self, outcome: Outcome) -> None:
-        self._finish()
-        self._request.answer(outcome)
-
-    def _finish(self) -> None:
-        self._answered = True
-        if self._timer is not None:
-            self._timer.cancel()
-        # Else an owner that never answers would count as silent for ever.
-        for link, request_id in self._asked:
-            link.forget(request_id)
-        self._asked.clear()
