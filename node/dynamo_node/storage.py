@@ -256,6 +256,7 @@ class Store:
             iterator.status()
         except Exception as error:
             # Whatever was read through it may be as wrong: the store is given up.
+            del iterator  # as in `scan`
             error = error.with_traceback(None)
             self._loop.call_soon_threadsafe(self._break, error)
             raise meaning(error, f"a part of {family} can't be read", self._path) from error

@@ -32,7 +32,7 @@ async def test_what_meets_a_damaged_block_says_so_and_the_store_is_given_up(
     store.on_broken = broken.append
     try:
         assert len(await store.scan_async(OBJECTS, b"", b"\xff", 10)) == 10
-        with pytest.raises(DamagedError, match=f"objects can't be read: .*{table.name}"):
+        with pytest.raises(DamagedError, match=f"objects can't be read: .*{table.name}") as held:
             if ask == "scan":
                 await store.scan_async(OBJECTS, b"", b"\xff", KEYS + 1)
             else:
@@ -43,3 +43,7 @@ async def test_what_meets_a_damaged_block_says_so_and_the_store_is_given_up(
             await store.scan_async(OBJECTS, b"", b"\xff", 10)
     finally:
         await store.close()
+    # Whoever keeps the error, and all that its traceback holds, doesn't keep the folder.
+    store = Store(tmp_path, sync=False, memory_bytes=16 << 20)
+    assert held.value.__traceback__ is not None
+    await store.close()
