@@ -12,7 +12,7 @@ from dynamo_core.history_report import Report
 from dynamo_core.wire import Op
 from dynamo_node.config import BUFFERED
 from dynamo_node.node import Node
-from dynamo_node.supervisor import PAUSE_S_MAX, STEADY_S
+from dynamo_node.supervisor import OWN_LOCK_TRIES, PAUSE_S_MAX, STEADY_S
 
 SEEDS = range(6)
 
@@ -78,6 +78,22 @@ def test_a_disk_that_fails_again_and_again_is_opened_less_and_less_often() -> No
         assert lives(STEADY_S) <= STEADY_S / PAUSE_S_MAX
         failing.disk.temper.fails_next_write = False
         _wait_ready(play, failing)
+        assert not play.judged().violations
+
+
+def test_a_process_that_does_not_let_go_of_its_store_ends_and_another_opens_it() -> None:
+    with _play(2, 3) as play:
+        failed = play.owners[0]
+        process = failed.process
+        failed.disk.temper.fails = True
+        play.put()
+        play.world.run_until(lambda: failed.node is None, PATIENCE_S)
+        play.world.run_for(5.0)
+        failed.disk.in_use = True
+        failed.disk.temper.fails = False
+        play.world.run_for(OWN_LOCK_TRIES * PAUSE_S_MAX + 10.0)
+        _wait_ready(play, failed)
+        assert failed.process is not process
         assert not play.judged().violations
 
 
