@@ -204,18 +204,13 @@ class Coordinator:
         place: Place,
         forwarded: bool,
     ) -> None:
-        if forwarded or self.topology.number in place.owners:
-            others = partial(self._forward, operation, context, request, place)
-            self._coordinate(operation, context, None if forwarded else others, request, place)
+        if forwarded:
+            self._coordinate(operation, context, None, request, place)
             return
-        full = None
-        if self.replica.read_only():
-            full = Outcome(Kind.OVERLOADED, detail="this node's disk is full")
-        if not self._forward(operation, context, request, place, full):
-            if full is None:
-                self._coordinate(operation, context, None, request, place)
-            else:
-                request.answer(full)
+        others = partial(self._forward, operation, context, request, place)
+        if self.topology.number not in place.owners and others(None):
+            return
+        self._coordinate(operation, context, others, request, place)
 
     def _forward(
         self,
@@ -238,7 +233,8 @@ class Coordinator:
         if context.fastest in nodes:
             nodes = (context.fastest, *(n for n in nodes if n != context.fastest))
         nodes = self.topology.staying_first(nodes)
-        myself = partial(self._coordinate, operation, context, None)
+        others = partial(self._forward, operation, context, request, place)
+        myself = partial(self._coordinate, operation, context, others)
         Forward(self, operation, request, nodes, myself if unable is None else None, unable)
         return True
 

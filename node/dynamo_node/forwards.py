@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S: Final = 1.0
 """How long a node may be silent before the next one is asked, or half of what is left."""
+_REFUSALS: Final = (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS, Kind.OVERLOADED)
+"""What says that nothing was written."""
 
 
 class Forward:
@@ -129,7 +131,7 @@ class Forward:
 
 def _unsure(outcome: Outcome) -> Outcome:
     """`outcome` where another node was asked before: a refusal would say that nothing exists."""
-    if outcome.kind not in (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS):
+    if outcome.kind not in _REFUSALS:
         return outcome
     detail = f"another node may have written it before this was said: {outcome.detail}"
     return Outcome(Kind.UNAVAILABLE, needed=1, detail=detail)

@@ -439,3 +439,15 @@ async def test_what_waits_for_stragglers_is_bounded_in_bytes(
         assert replica.kept == expected, "as long as there is room it waits"
     assert [a.kind for a in answers] == [Kind.WRITTEN] * 2
     assert coordinator.writing == 1
+
+
+async def test_a_stand_in_that_can_not_coordinate_hands_the_write_to_another() -> None:
+    replica = FakeReplica()
+    replica.refusal = STARTING
+    links = {4: FakeLink(TAKEN)}  # and none to an owner
+    assert (await _answer(_coordinator(5, links, replica), Op.PUT)).kind == Kind.WRITTEN
+    assert links[4].asked == [Type.FORWARD]
+    # Where an owner was asked before, it isn't said that nothing was written.
+    silent = {2: FakeLink(None), 4: FakeLink(None)}
+    outcome = await _answer(_coordinator(5, silent, replica), Op.PUT, 100)
+    assert outcome.kind == Kind.UNAVAILABLE
