@@ -11,6 +11,8 @@ from typing import Final
 from tests.sim.shape import LOST, ROLLED_BACK
 from tests.sim.world import Machine, World
 
+from dynamo_core.wire import Type
+
 FAULTS: Final = (
     "one-way partition",
     "partition",
@@ -22,6 +24,8 @@ FAULTS: Final = (
     "process crash",
     "power cut",
     "power cut everywhere",
+    "power cut at an answer",
+    "power cut at a proof",
     "graceful stop",
     "stall",
     "slow disk",
@@ -30,6 +34,8 @@ FAULTS: Final = (
     "failed write or sync",
     "broken disk",
 )
+PROOFS: Final = (Type.WRITTEN, Type.WRITTEN, Type.PREPARE_REPLY, Type.COMMIT_REPLY, Type.KEPT_REPLY)
+"""Replies that are said about fsynced state alone."""
 
 
 class Nemesis:
@@ -50,6 +56,8 @@ class Nemesis:
             lambda: self._crash(False),
             lambda: self._crash(True),
             self._dark,
+            self._dark_at_an_answer,
+            self._dark_at_a_proof,
             self._stop,
             self._stall,
             self._slow_disk,
@@ -89,6 +97,7 @@ class Nemesis:
         """End every fault and start what is down."""
         self.active = False
         world = self.world
+        world.net.on_frame = world.on_written = None
         for link in world.net.links():
             link.slow_s = link.lose = link.double = link.overtake = 0.0
         for a in world.machines:
@@ -187,8 +196,39 @@ class Nemesis:
     def _dark(self) -> None:
         """All machines lose power at once, and come back one by one."""
         for machine in self.world.machines:
-            self.world.crash(machine, True)
-            self._later(self.world.start, machine)
+            self._cut(machine)
+
+    def _dark_at_an_answer(self) -> None:
+        """A client is told that its write is safe, and then all power goes."""
+        world = self.world
+
+        def answered() -> None:
+            world.on_written = None
+            world.scheduler.at(world.now + self._moment_s(), None, self._if_active, self._dark, ())
+
+        world.on_written = answered
+
+    def _dark_at_a_proof(self) -> None:
+        """A node says what lets another one delete or stop trying, and then its power goes."""
+        world, proof = self.world, self.rng.choice(PROOFS)
+        by_name = {machine.name: machine for machine in world.machines}
+
+        def sent(source: str, target: str, frame: bytes) -> None:
+            if frame[4] != proof or not self.active:
+                return
+            world.net.on_frame = None
+            cut, when = by_name[source], world.now + self._moment_s()
+            world.scheduler.at(when, None, self._if_active, self._cut, (cut,))
+
+        world.net.on_frame = sent
+
+    def _moment_s(self) -> float:
+        """Shorter or longer than an fsync takes."""
+        return self.rng.choice((0.0, self.rng.uniform(0, 0.003), self.rng.uniform(0, 0.1)))
+
+    def _cut(self, machine: Machine) -> None:
+        self.world.crash(machine, True)
+        self._later(self.world.start, machine)
 
     def _stop(self) -> None:
         machine = self._may_fall()

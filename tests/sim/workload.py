@@ -161,6 +161,8 @@ class _Call:
         world = self.clients.world
 
         def answer(outcome: Outcome) -> None:
+            if outcome.kind == Kind.WRITTEN and world.on_written is not None:
+                world.on_written()
             delay = self.clients.rng.uniform(0.0002, 0.002)
             world.scheduler.at(world.now + delay, None, self._answered, number, outcome)
 

@@ -154,6 +154,8 @@ class World:
         self.trace: list[tuple[float, str, str]] | None = None
         self.ring: Ring | None = None
         self.losses = Losses()
+        self.on_written: Callable[[], None] | None = None
+        """Told when a node has answered a client that its write is safe."""
         self._dead: list[Process] = []
         self.machines = [Machine(self, f"node-{i}") for i in range(shape.nodes)]
         keyring = Keyring(0, {0: bytes(32)})
