@@ -36,23 +36,10 @@ class KeptLists:
         self._loop = asyncio.get_running_loop()
         self._carrying: set[int] = set()
         self._sent: dict[int, float] = {}  # partition -> when its kept list was last sent
-        self._named: dict[int, tuple[Kept, frozenset[bytes]]] = {}
         self.on_unknown: Callable[[int, int, int], None] = lambda node, partition, committed: None
         """Told (node, partition, round) of a COMMIT that the disk here never agreed to."""
         self.reaped = 0
         node.handlers[Type.COMMIT] = self._commit
-
-    def names(self, partition: int, skey: bytes) -> bool:
-        """Whether the key is on a list that is kept for the partition: not to be copied back."""
-        kept = self._rounds.kept(partition)
-        if kept is None:
-            self._named.pop(partition, None)
-            return False
-        named = self._named.get(partition)
-        if named is None or named[0] is not kept:
-            named = (kept, frozenset(entry.skey for entry in kept.entries))
-            self._named[partition] = named
-        return skey in named[1]
 
     def _commit(self, caller: Inbound, frame: Frame) -> None:
         partition, kept = reaping.unpack_commit(frame.payload)
