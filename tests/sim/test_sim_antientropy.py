@@ -1,5 +1,6 @@
 """Anti-entropy on virtual time: what it says, to whom it turns, and when it is quiet."""
 
+import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -536,6 +537,7 @@ def test_a_storm_of_questions_keeps_to_the_share_of_who_answers(
             while True:
                 kind, _ = await asker.topology.links[number].ask(Type.SEGMENTS, payload, 10.0)
                 answered.append(kind)
+                await asyncio.sleep(0.01)
 
         for asker in play.owners[1:]:
             for _ in range(12):
@@ -543,10 +545,10 @@ def test_a_storm_of_questions_keeps_to_the_share_of_who_answers(
                 work = asks(asker.node, node.topology.number)
                 play.world.scheduler.soon(loop, loop.create_task, (work,))
         began, used_s = play.world.now, node.slices.facts()["used_seconds"].get("repair", 0.0)
-        play.world.run_for(20.0)
+        play.world.run_for(6.0)
         used_s = node.slices.facts()["used_seconds"]["repair"] - used_s
         assert 0 < used_s / (play.world.now - began) <= 0.06
-        assert answered.count(Type.SEGMENTS_REPLY) > 20
+        assert answered.count(Type.SEGMENTS_REPLY) > 10
         assert Type.ERROR in answered, "more than so many at once are told to come again"
 
 
