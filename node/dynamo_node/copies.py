@@ -71,12 +71,13 @@ class Copies:
         """Whether a read may be answered from here: the copy counts, and isn't an old one.
 
         One reply that is an answer by itself (R = 1) is never newer than its replica, so
-        that a node which is all that is left needn't have heard the others.
+        that a node which is all that is left needn't have heard the others. Once it has, an
+        old copy says nothing.
         """
-        node = self._node
-        return node.standing.counts(partition) and (
-            partition in self._sure or node.config.r == 1 or partition not in node.topology.owned
-        )
+        if not self._node.standing.counts(partition):
+            return False
+        alone = self._node.config.r == 1 and partition not in self.waits_for
+        return alone or self.sure(partition)
 
     def holding(self, partition: int) -> Holding:
         """How this node's own copy stands."""

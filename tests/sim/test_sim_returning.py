@@ -132,3 +132,29 @@ def test_where_the_newest_disk_is_lost_too_the_best_that_is_left_stays(seed: int
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         kind = _asked(play, owners[0], Op.GET).kind
         assert kind in (Kind.VALUES, Kind.ABSENT), kind
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_r_1_a_copy_that_is_known_to_be_old_says_nothing(seed: int) -> None:
+    with _play(seed, 5, timing=FAST, r=1, w=3) as play:
+        owners, _ = _in_order(play)
+        back, newest, third = owners[seed], owners[(seed + 1) % 3], owners[(seed + 2) % 3]
+        snapshots = _snapshot_then_reap(play, [back])
+        _returns(play, [back], snapshots)
+        play.kill(third, newest)
+        play.start(back)
+        play.world.run_for(3.0)
+        # It is all that is left: what it answers is as old as its disk.
+        assert _asked(play, back, Op.GET).kind == Kind.VALUES
+        # Another one knows of the round, but with W = 3 isn't sure of itself yet either.
+        play.start(newest)
+        play.world.run_for(3.0)
+        node = back.node
+        assert node is not None
+        partition = play.machine(0).topology.place(play.key).partition
+        assert partition in node.reaper.copies.waits_for
+        assert _asked(play, back, Op.GET).kind == Kind.ABSENT
+        play.start(third)
+        play.world.run_until(lambda: _settled(play, owners), 60.0)
+        assert partition not in node.reaper.copies.waits_for
+        assert _asked(play, back, Op.GET).kind == Kind.ABSENT
