@@ -102,6 +102,8 @@ class _Ports:
         )
         await admin.setup()
         self._admin = admin
+        # Connections that were kept alive would go on hearing of the trouble.
+        await self._waiting_admin.shutdown(SHUTDOWN_S)
         self._client = ClientDoor(node).handle
         self._service = Service(node)
         await self._listen()
