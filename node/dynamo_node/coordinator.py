@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 KEY_BYTES_MAX: Final = 1024
 REQUESTS_MAX: Final = 20_000
 REQUEST_BYTES_MAX: Final = 256 << 20
+_ORDINARY: Final = (Code.EXPIRED, Code.OVERLOADED, Code.NO_ROOM, Code.READ_ONLY, Code.REAPED)
+"""Refusals that nobody needs to be told of."""
 _CONTENT_TYPE: Final = re.compile(rf"[\x20-\x7e]{{0,{TYPE_BYTES_MAX}}}")
 
 Answer = Callable[[Outcome], None]
@@ -298,7 +300,7 @@ class Coordinator:
             return
         if code in (Code.STALE_RING, Code.NOT_READY):
             self.on_stale_ring(node, code)
-        elif code not in (Code.EXPIRED, Code.NO_ROOM, Code.READ_ONLY, Code.REAPED):
+        elif code not in _ORDINARY:
             log.warning("peer %s refused: %s", self.topology.host_name(node), text)
 
 

@@ -13,7 +13,7 @@ old disk, can vouch for nothing, and clears none.
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from dynamo_core import antientropy, wire
+from dynamo_core import antientropy
 from dynamo_core.wire import Type
 from dynamo_node.repairs import Ended, Tally
 
@@ -103,10 +103,7 @@ class Marks:
                 return False
             ask = antientropy.pack_agreed(partition)
             kind, reply = await link.ask(Type.TREE, ask, AGREE_TIMEOUT_S)
-            if kind == Type.ERROR:
-                code, _ = wire.unpack_error(reply)
-                if code in (wire.Code.NOT_READY, wire.Code.STALE_RING):
-                    self._node.coordinator.on_stale_ring(number, code)
             if kind != Type.TREE_REPLY or reply != b"\x01":
+                self._node.coordinator.reply_was_no(number, kind, reply)
                 return False
         return True

@@ -104,9 +104,8 @@ class Repairs:
             return reply
         if got == LOST:
             raise Ended("it doesn't answer")
+        self._node.coordinator.reply_was_no(self._number, got, reply)
         code, text = wire.unpack_error(reply) if got == Type.ERROR else (0, f"type {got}")
-        if code in (Code.NOT_READY, Code.STALE_RING):
-            self._node.coordinator.on_stale_ring(self._number, code)
         busy = code in (Code.OVERLOADED, Code.NOT_READY, Code.STALE_RING)
         raise Ended(f"it answers: {text or Code(code).name}", busy)
 
