@@ -136,8 +136,14 @@ class Rounds:
         return reap_round in self.state(partition).said
 
     def commit(self, partition: int, kept: Kept) -> None:
-        """The list of a round is carried out here, in the same batch as its deletions."""
+        """The list of a round is carried out here, in the same batch as its deletions.
+
+        A round that another coordinator's has overtaken changes nothing: what it would
+        reap is left to a later one.
+        """
         state = self.state(partition)
+        if kept.reap_round <= state.committed:
+            return
         self._set(
             partition,
             State(

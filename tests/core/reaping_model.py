@@ -232,7 +232,8 @@ class World:
         whole: Obj = ABSENT
         for _, obj, _ in answers:
             whole = merge(whole, obj)
-        self.shown(whole, f"read of {asked}")
+        if len(self.bad) < W:  # with more, nobody need know until a good one is heard
+            self.shown(whole, f"read of {asked}")
         self.contexts.append(whole[0])
         lowest = min(stamp for _, _, stamp in answers)
         stale = [n for n, obj, _ in answers if n in OWNERS and obj != whole]
@@ -375,13 +376,11 @@ class World:
             self.decide(m)
 
     def decide(self, m: Member) -> None:
-        attempt, _, tombs, base = m.attempt
+        attempt = m.attempt[0]
         self.give_up(m)
         kept = attempt.decision()
         if not kept.entries:
             return
-        if m.rounds.committed(P) != base and "stale decision" not in self.faults:
-            return  # another coordinator's round came first
         m.rounds.commit(P, kept)
         self.commits += 1
         self.carry_out(m)

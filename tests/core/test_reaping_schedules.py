@@ -112,6 +112,21 @@ def test_schedule_10_an_old_disk_never_said_yes() -> None:
     )
 
 
+def test_a_round_that_another_coordinators_has_overtaken_changes_nothing() -> None:
+    """Two coordinators: both rounds were agreed, and the first decides after it obeyed the second.
+
+    Going back it would say that it is behind, and empty its own copy as too old.
+    """
+    first = Rounds()
+    first.promise(5, 3)
+    first.promise(5, 4)
+    later = Kept(4, RING, (2,), (ENTRY,))
+    first.commit(5, later)
+    first.commit(5, Kept(3, RING, (1, 2), ()))
+    assert first.committed(5) == 4
+    assert first.kept(5) == later
+
+
 def test_the_list_blocks_the_next_round_until_all_owners_have_confirmed() -> None:
     rounds, disk = _stored()
     rounds.promise(5, 1)
