@@ -113,8 +113,11 @@ class Nemesis:
             world.start(machine)
 
     def _later(self, act: Callable[..., object], *args: object) -> None:
+        """End a fault after a while; some last for longer than most of what waits for it."""
         world = self.world
-        world.scheduler.at(world.now + self.rng.uniform(0.2, 5.0), None, self._if_active, act, args)
+        most_s = 5.0 if self.rng.random() < 0.8 else 15.0
+        after_s = self.rng.uniform(0.2, most_s)
+        world.scheduler.at(world.now + after_s, None, self._if_active, act, args)
 
     def _if_active(self, act: Callable[..., object], args: tuple[object, ...]) -> None:
         if self.active:
