@@ -244,7 +244,7 @@ class PutOperation(InFlight):
         def read(obj: bytes | None) -> None:
             if self._finished:
                 return
-            if obj is None:  # superseded and reaped meanwhile
+            if obj is None or not self._is_in(obj):  # reaped meanwhile, or its copy deleted
                 for node, hint_for, _ in sends:
                     self._machine.failed(node, hint_for)
                 self._after_reply()
@@ -255,6 +255,10 @@ class PutOperation(InFlight):
             read(None)
 
         self._coordinator.replica.read(request.key, place.digest, place.owners, read, damaged)
+
+    def _is_in(self, obj: bytes) -> bool:
+        """Whether `obj` carries this write or what superseded it: else no answer is for it."""
+        return objects.clock_of(obj).descends(self._context)
 
     def _resend(self, sends: list[Send], obj: bytes, reap_round: int) -> None:
         self._obj, self._reap_round = obj, reap_round

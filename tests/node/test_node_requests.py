@@ -414,6 +414,16 @@ async def test_a_write_that_a_yes_has_overtaken_is_rebuilt_from_what_is_held_now
     assert (link.taken().obj, link.taken().reap_round) == (LATER, 5)
 
 
+async def test_what_is_held_now_without_the_write_is_no_answer_to_it() -> None:
+    # The copy here was too old and deleted while the write was on its way.
+    replica = _minting(objects.to_bytes(BESIDE))
+    replica.held = objects.to_bytes(objects.put(objects.ABSENT, EMPTY, OLD))
+    link = Reaped(5, lambda: replica.rounds.promise(0, 5))
+    outcome = await _answer(_coordinator(1, {2: link, 3: FakeLink(None)}, replica), Op.PUT)
+    assert outcome.kind == Kind.UNAVAILABLE
+    assert len(link.payloads) == 1
+
+
 @pytest.mark.parametrize("error", [ReapedError(NO_RING, 5), Corrupt("a damaged hint")])
 async def test_a_hint_that_can_not_be_kept_leaves_a_mark(error: DynamoError) -> None:
     replica = FakeReplica()
