@@ -11,24 +11,31 @@ partition's slots are distinct in any case, because walks pass over what is take
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import ne
 
 from dynamo_core.errors import CallerError
 from dynamo_core.fields import need_int, refuse
-from dynamo_core.placement_layout import OPEN
-from dynamo_core.placement_moves import lay_out, rearrange
+from dynamo_core.placement_moves import rearrange
 from dynamo_core.placement_report import (
     OFF_THE_MEAN,
+    Move,
     NodeShare,
     Report,
+    avoidable,
+    changes,
     crowded,
+    crowded_why,
+    gained,
     imbalances,
     node_shares,
     problems,
     zones_distinct,
+    zones_short,
 )
-from dynamo_core.placement_targets import token_targets, whole_weights
+from dynamo_core.placement_spread import lay_out
+from dynamo_core.placement_targets import token_shares, token_targets, whole_weights, zone_keys
 from dynamo_core.ring import HistoryEntry, Member, Ring
 from dynamo_core.ring_checks import (
     PARTITIONS_MAX,
@@ -38,7 +45,7 @@ from dynamo_core.ring_checks import (
 )
 from dynamo_core.walks import preferred_slots
 
-__all__ = ["Candidate", "NodeShare", "Plan", "Report", "first_ring", "next_ring", "plan"]
+__all__ = ["Candidate", "Move", "NodeShare", "Plan", "Report", "first_ring", "next_ring", "plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +91,9 @@ def plan(ring: Ring | None, members: Iterable[Member], replication: int, partiti
     A member whose name the ring gives to another number replaces that node: it inherits its
     tokens and slots. If every member owns what it should already, nothing moves.
 
-    Tokens beyond the minimum move only to keep neighbours distinct, where the targets allow
-    that at all: moves <= 2 * moves_minimum. CallerError for members that no ring may have.
+    Tokens beyond the minimum move only to keep neighbours distinct, and never more of them
+    than had to move anyway: moves <= 2 * moves_minimum. CallerError for members that no ring
+    may have, and for fewer of them than replicas.
     """
     members = sorted(members, key=lambda member: member.number)
     _check(ring, members, replication, partitions)
@@ -93,41 +101,67 @@ def plan(ring: Ring | None, members: Iterable[Member], replication: int, partiti
     zones = {member.number: member.zone for member in members}
     before = _inherited(ring, members) if ring else None
     weights = dict(zip(numbers, whole_weights([m.capacity for m in members]), strict=True))
-    targets = token_targets(weights, partitions, Counter(before or ()))
+    targets = token_targets(weights, zones, partitions, replication, Counter(before or ()))
 
-    # The searches know nodes as 0, 1, ...; one without a zone is a zone of its own.
-    index = {number: i for i, number in enumerate(numbers)}
-    keys = [(zones[n], 0) if zones[n] else ("", n) for n in numbers]
-    zone_index = {key: i for i, key in enumerate(sorted(set(keys)))}
-    zone_of = [zone_index[key] for key in keys]
-    gap = min(replication, len(members))
-    zone_gap = min(gap, len(zone_index))
-    counts = [targets[number] for number in numbers]
-    if before is None:
-        arranged = lay_out(counts, zone_of, gap, zone_gap)
-    else:
-        was = [index.get(number, OPEN) for number in before]
-        arranged = rearrange(was, counts, zone_of, gap, zone_gap)
-    owners = tuple(numbers[i] for i in arranged)
+    owners = _arranged(ring, before, zones, targets, replication)
     slots = tuple(preferred_slots(owners, zones, replication))
     if ring:
         slots = _kept(ring, members, slots)
 
     shares = node_shares(members, owners, slots, targets)
     off = imbalances(shares)
+    exact = token_shares(weights, zones, partitions, replication)
     owned = Counter(ring.owners if ring else ())
+    places = crowded(owners, zones, replication)
+    moved = changes(ring.slots, slots) if ring else ()
     report = Report(
-        moves=sum(a != b for a, b in zip(ring.owners, owners, strict=True)) if ring else 0,
+        moves=sum(map(ne, ring.owners, owners)) if ring else 0,
         moves_minimum=sum(max(0, targets[n] - owned[n]) for n in numbers) if ring else 0,
-        slots_moved=_slots_moved(ring, slots) if ring else 0,
+        slots_moved=len(moved),
+        slots_minimum=gained(ring.slots, slots) if ring else 0,
+        changes=moved,
         nodes=shares,
         imbalance=max(off),
+        imbalance_avoidable=avoidable(shares, exact),
+        fullest=max(share.storage_share / share.capacity_share for share in shares),
         over_15_percent=sum(each > OFF_THE_MEAN for each in off) / len(off),
         zones_distinct=zones_distinct(slots, zones),
-        crowded=crowded(owners, zones, gap),
+        zones_short=zones_short(slots, zones),
+        crowded=places,
+        crowded_why=crowded_why(places, owners, zones, replication),
         problems=problems(members, replication, partitions, slots),
     )
     return Plan(owners, slots, report)
+
+
+def _arranged(
+    ring: Ring | None,
+    before: Sequence[int] | None,
+    zones: Mapping[int, str],
+    targets: Mapping[int, int],
+    replication: int,
+) -> tuple[int, ...]:
+    """The owner of each token. The searches know nodes and zones as 0, 1, ...: members first,
+    then leavers, who are due no token."""
+    numbers = sorted(targets)
+    leavers = sorted(set(before or ()) - targets.keys())
+    keys = zone_keys(zones)
+    ranked = sorted(set(keys.values()))
+    zone_gap = min(replication, len(ranked))
+    if ring and leavers:
+        keys |= zone_keys({number: ring.zones[number] for number in leavers})
+        ranked += sorted(set(keys.values()) - set(ranked))
+    zone_index = {key: i for i, key in enumerate(ranked)}
+    nodes = numbers + leavers
+    zone_of = [zone_index[keys[number]] for number in nodes]
+    counts = [targets.get(number, 0) for number in nodes]
+    if before is None:
+        arranged = lay_out(counts, zone_of, replication, zone_gap)
+    else:
+        index = {number: i for i, number in enumerate(nodes)}
+        was = [index[number] for number in before]
+        arranged = rearrange(was, counts, zone_of, replication, zone_gap)
+    return tuple(nodes[i] for i in arranged)
 
 
 def _check(ring: Ring | None, members: Sequence[Member], replication: int, partitions: int) -> None:
@@ -149,6 +183,11 @@ def _check(ring: Ring | None, members: Sequence[Member], replication: int, parti
         value, times = Counter[object](values).most_common(1)[0]
         if times > 1:
             raise CallerError(f"{times} members have the {what} {value!r}; each must have its own")
+    if len(members) < replication:
+        raise CallerError(
+            f"{replication} replicas need {replication} nodes and there are {len(members)}: "
+            f"no partition can have more replicas than there are nodes"
+        )
 
 
 def _heirs(ring: Ring, members: Iterable[Member]) -> dict[int, int]:
@@ -182,10 +221,6 @@ def _kept(
         row = [n if n in walked else next(comers, None) for n in inherited]
         rows.append(tuple(n for n in (*row, *comers) if n is not None))
     return tuple(rows)
-
-
-def _slots_moved(ring: Ring, slots: Iterable[tuple[int, ...]]) -> int:
-    return sum(len(set(new) - set(old)) for old, new in zip(ring.slots, slots, strict=True))
 
 
 def first_ring(

@@ -5,13 +5,16 @@ equal nodes or equal zones lie too close. Nodes are dense indexes 0.. here, not 
 Forbidden here: targets; every change keeps the number of tokens that each node owns.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from operator import ne
 from typing import Final
 
-OPEN: Final = -1  # a place without an owner yet
 PARTNERS_MAX: Final = 2048  # places that are looked at as a partner of one swap
 SIDEWAYS_MAX: Final = 24  # rounds of swaps that leave the cost as it is
+WANDER_MAX: Final = 400  # swaps of a tabu search
+WANDER_PARTNERS_MAX: Final = 128
+REST: Final = 6
 LOOKS_PER_PLACE_MAX: Final = 128  # for each of three rounds: bounds a repair to seconds
 
 
@@ -29,38 +32,61 @@ class Layout:
         zone_of: Sequence[int],
         gap: int,
         zone_gap: int,
-        was: list[int] | None,
+        was: Sequence[int] | None,
     ) -> None:
         self.owners = owners
         self.was = was
         self.mask = len(owners) - 1  # Q is a power of two
-        self._zone_of = [*zone_of, -1]  # the last is the zone of OPEN
-        self._gap = gap
+        self.zone_of = zone_of
+        self.gap = gap
+        self.zone_gap = zone_gap
         near = [k for k in range(-(gap - 1), gap) if k]
-        self._near = [(k, abs(k) < zone_gap) for k in near]
+        self._near = near
+        # As many zones as replicas: equal ones keep a distance. Fewer: none stays away longer.
+        self._covering = zone_gap if zone_gap < gap else 0
+        self._zones = max(zone_of) + 1
         # One pair of equal nodes outweighs whatever a swap can change about zones.
         self.node_weight = 8 * gap
 
     def cost(self, place: int, node: int) -> int:
         """What it costs in closeness to have `node` at `place`, all else as it is."""
-        owners, zone_of, mask = self.owners, self._zone_of, self.mask
+        owners, zone_of, mask = self.owners, self.zone_of, self.mask
         zone = zone_of[node]
         cost = 0
-        for k, zones_too in self._near:
-            other = owners[(place + k) & mask]
-            if other == node:
-                cost += self.node_weight
-            elif zones_too and zone_of[other] == zone:
-                cost += 1
+        if not self._covering:
+            for k in self._near:
+                other = owners[(place + k) & mask]
+                if other == node:
+                    cost += self.node_weight
+                elif zone_of[other] == zone:
+                    cost += 1
+            return cost
+        # For each other zone, the windows with this place in them that it is missing from.
+        gap = self.gap
+        ahead, behind = [gap] * self._zones, [gap] * self._zones
+        for away in range(gap - 1, 0, -1):
+            other = owners[(place + away) & mask]
+            ahead[zone_of[other]] = away
+            cost += self.node_weight * (other == node)
+            other = owners[(place - away) & mask]
+            behind[zone_of[other]] = away
+            cost += self.node_weight * (other == node)
+        for i in range(self._covering):
+            if i != zone and ahead[i] + behind[i] > gap:
+                cost += ahead[i] + behind[i] - gap
         return cost
 
     def conflicts(self) -> list[int]:
         """The places whose owner has an equal too near."""
-        return [p for p, node in enumerate(self.owners) if node != OPEN and self.cost(p, node)]
+        return [p for p, node in enumerate(self.owners) if self.cost(p, node)]
 
     def total(self) -> int:
         """The cost of the whole layout (each close pair counts twice)."""
         return sum(self.cost(p, node) for p, node in enumerate(self.owners))
+
+    def moves(self) -> int:
+        """How many places have another owner than before."""
+        return sum(map(ne, self.owners, self.was or self.owners))
 
     def moves_added(self, p: int, q: int) -> int:
         """How many more tokens would have moved if p and q swapped owners (-2..2)."""
@@ -83,7 +109,7 @@ class Layout:
         return after - before
 
     def near(self, p: int, q: int) -> bool:
-        return min((p - q) & self.mask, (q - p) & self.mask) < self._gap
+        return min((p - q) & self.mask, (q - p) & self.mask) < self.gap
 
 
 def scattered(count: int, seed: int) -> Iterator[int]:
@@ -99,7 +125,7 @@ def repair(layout: Layout, moves_extra_max: int, solvable: bool) -> None:
     """Swap owners until no swap brings an improvement; first without any further move.
 
     At most `moves_extra_max` tokens move beyond those that had moved. If all conflicts are
-    `solvable`, dead ends are left by swaps that gain nothing, a bounded number of times.
+    `solvable`, dead ends are left by swaps that gain nothing or less, within bounds.
     """
     extra = 0
     for moves_each_max in (0, 1, 2):
@@ -125,6 +151,57 @@ def repair(layout: Layout, moves_extra_max: int, solvable: bool) -> None:
                     layout.swap(p, q)
                 if looks >= looks_max:
                     break
+    if solvable:
+        _wander(layout, moves_extra_max - extra)
+
+
+def _wander(layout: Layout, moves_extra_max: int) -> None:
+    """Out of a dead end: always the best swap, even a bad one, and not back at once (a tabu
+    search). Leaves the best that it has come by."""
+    owners = layout.owners
+    best, best_gain, gain, extra = list(owners), 0, 0, 0
+    rest_until: dict[int, int] = {}
+    conflicts = dict.fromkeys(layout.conflicts())  # a set in the order of its making
+    for turn in range(WANDER_MAX):
+        while conflicts and not layout.cost(p := next(iter(conflicts)), owners[p]):
+            del conflicts[p]
+        if not conflicts:
+            return
+        del conflicts[p]
+        conflicts[p] = None  # the others first
+        q = _least_bad(layout, p, moves_extra_max - extra, turn, rest_until)
+        if q is None:
+            continue
+        extra += layout.moves_added(p, q)
+        gain -= layout.swap_cost(p, q)
+        layout.swap(p, q)
+        rest_until[p] = rest_until[q] = turn + REST + turn % REST
+        for k in range(1 - layout.gap, layout.gap):
+            conflicts |= dict.fromkeys(((p + k) & layout.mask, (q + k) & layout.mask))
+        if gain > best_gain:
+            best, best_gain = list(owners), gain
+    owners[:] = best
+
+
+def _least_bad(
+    layout: Layout, p: int, moves_max: int, turn: int, rest_until: Mapping[int, int]
+) -> int | None:
+    owners, places = layout.owners, len(layout.owners)
+    reach = range(1, 2 * layout.gap)
+    near = [(p + k) & layout.mask for k in reach] + [(p - k) & layout.mask for k in reach]
+    node = owners[p]
+    best: tuple[int, int] | None = None
+    best_place: int | None = None
+    for q in chain(near, islice(scattered(places, p + 1 + turn * places), WANDER_PARTNERS_MAX)):
+        if owners[q] == node or rest_until.get(q, 0) > turn:
+            continue
+        added = layout.moves_added(p, q)
+        if added > moves_max:
+            continue
+        change = layout.swap_cost(p, q)
+        if best is None or (change, added) < best:
+            best, best_place = (change, added), q
+    return best_place
 
 
 def _best_swap(

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 
-def preferred(walk: Iterable[int], zones: Mapping[int, str], count: int) -> list[int]:
+def preferred(
+    walk: Iterable[int], zones: Mapping[int, str], count: int, zones_left: int
+) -> list[int]:
     """The first `count` distinct nodes of `walk`, in distinct zones as far as zones go.
 
     A node whose zone is taken is passed over; those passed over fill up, in walking order,
     when no further zone is left. A node without a zone ("") shares its zone with nobody.
-    `zones` has the zone of every node that walks here, so the walk can stop early.
+    There are `zones_left` zones in the whole walk, so that it can stop early.
     """
-    zones_left = len(set(zones.values()) - {""}) + sum(not zone for zone in zones.values())
     seen: set[int] = set()
     taken: set[str] = set()
     picked: list[int] = []
@@ -48,12 +49,13 @@ def preferred_slots(
     count = min(replication, len(zones))
     # From the last partition to the first, the walk changes only in that the partition's
     # owner moves to its front: no walk has to skip over the same node twice.
+    zones_all = len(set(zones.values()) - {""}) + sum(not zone for zone in zones.values())
     walk = list(dict.fromkeys(chain(owners, sorted(zones))))
     slots: list[tuple[int, ...]] = []
     for owner in reversed(owners):
         if walk[0] != owner:
             walk.remove(owner)
             walk.insert(0, owner)
-        slots.append(tuple(preferred(walk, zones, count)))
+        slots.append(tuple(preferred(walk, zones, count, zones_all)))
     slots.reverse()
     return slots
