@@ -67,9 +67,9 @@ class World(Rules):
         for at in range(self.writes):
             bit = 1 << at
             reaped = self.reaped.get(bit)
-            if had & bit or (reaped is not None and reaped <= knew):
-                if not seen & bit and (reaped is None or reaped > floor):
-                    self.excused |= bit
+            was_here = had & bit or (reaped is not None and reaped <= knew)
+            if was_here and not seen & bit and (reaped is None or reaped > floor):
+                self.excused |= bit
 
     def repaired(self) -> bool:
         """Whether what bad disks held is everywhere again."""
@@ -90,7 +90,8 @@ class World(Rules):
         r = self.random
         weights = {
             "flow": 10, "fsync": 2, "write": 3, "read": 4, "repair": 3, "hand": 3, "compare": 4,
-            "marks": 2, "propose": 2, "resend": 2, "work": 3, "snapshot": 3, "release": 5, "late": 2,
+            "marks": 2, "propose": 2, "resend": 2, "work": 3, "snapshot": 3, "release": 5,
+            "late": 2,
             "crash": 3, "drop": 1, "double": 1, "break": 5,
         }  # fmt: skip
         for name in weights:

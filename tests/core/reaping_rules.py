@@ -70,8 +70,8 @@ class Rules(Clients):
             return
         for target in m.marks():
             group = [self.members[o] for o in OWNERS]
-            if target in OWNERS and all(o.counts and o.rec == o.disk.get("rec", ABSENT) == group[0].rec
-                                        for o in group):  # fmt: skip
+            fsynced = all(o.counts and o.rec == o.disk.get("rec", ABSENT) for o in group)
+            if fsynced and len({o.rec for o in group}) == 1:
                 m.clear(target)
 
     # Rounds

@@ -63,7 +63,9 @@ def test_the_model_catches_a_rule_left_out(fault: str, histories: int) -> None:
         ("copies reaped", range(20)),
         ("list dropped", range(20)),
         ("not idempotent", range(260, 400)),
+        ("rebuilt whole", range(100, 250)),
         ("rebuilt without", range(40, 150)),
+        ("takes unsure", range(310, 360)),
     ],
 )
 def test_the_model_catches_what_takes_a_longer_history(fault: str, seeds: range) -> None:
