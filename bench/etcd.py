@@ -21,7 +21,8 @@ from typing import Any, cast
 from bench.contender import GET, Cell, Load
 from bench.errors import BenchError, CannotStart
 from bench.h2load import Stream, Totals
-from bench.processes import Children, free_ports, wait_until
+from bench.ports import free_ports
+from bench.processes import Children, wait_until
 
 NAME = "etcd"
 PACKAGE = "etcd-server"

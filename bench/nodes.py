@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.processes import Children, check_running, free_ports, wait_until
+from bench.ports import free_ports
+from bench.processes import Children, check_running, wait_until
 from dynamo_core.placement import Candidate, first_ring
 
 SIBLINGS = "siblings"

@@ -11,7 +11,8 @@ from bench.contender import GET, OPERATIONS, OVERWRITE, PUT
 from bench.errors import CannotStart
 from bench.machine import filesystem_in, fsync_rate, require_space
 from bench.measure import Timing
-from bench.processes import Children, free_ports, parse_machine_cpu, parse_process_cpu
+from bench.ports import free_ports
+from bench.processes import Children, parse_machine_cpu, parse_process_cpu
 from bench.profiling import Share, summarise
 from bench.rounds import Plan
 

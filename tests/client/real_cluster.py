@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bench.ports import free_ports
 
 from dynamo_core.placement import Candidate, first_ring
 
@@ -37,7 +38,7 @@ class RealCluster:
     def __init__(self, folder: Path, nodes: int = 3) -> None:
         self._folder = folder
         self._names = [f"cart-default-{at}" for at in range(nodes)]
-        self._ports = _free_ports(3 * nodes)
+        self._ports = free_ports(3 * nodes)
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
@@ -123,14 +124,3 @@ def _poll(attempt: Callable[[], Any]) -> Any:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    holders = [socket.socket() for _ in range(count)]
-    try:
-        for holder in holders:
-            holder.bind(("127.0.0.1", 0))
-        return [holder.getsockname()[1] for holder in holders]
-    finally:
-        for holder in holders:
-            holder.close()

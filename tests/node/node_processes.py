@@ -7,7 +7,6 @@ with a deadline. Processes end with the cluster, whatever the test did.
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
+
+from bench.ports import free_ports
 
 from dynamo_core.placement import Candidate, first_ring
 from dynamo_core.ring import Ring
@@ -40,18 +41,6 @@ def until(condition: Callable[[], T], what: str, seconds: float = 15.0, wanted: 
         if time.monotonic() > deadline:
             raise AssertionError(f"after {seconds} s still not: {what}; last seen: {found!r}")
         time.sleep(POLL_S)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    holders = [socket.socket() for _ in range(count)]
-    try:
-        for holder in holders:
-            holder.bind(("127.0.0.1", 0))
-        return [holder.getsockname()[1] for holder in holders]
-    finally:
-        for holder in holders:
-            holder.close()
 
 
 def path_of(key: bytes, **query: object) -> str:

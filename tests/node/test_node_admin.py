@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from bench.ports import free_ports
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.node.node_processes import CLUSTER_ID, Cluster, NodeProcess, free_ports, until
+from tests.node.node_processes import CLUSTER_ID, Cluster, NodeProcess, until
 
 from dynamo_core.ring import Ring
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.ports import free_ports
 from rocksdict import Options, Rdict
-from tests.node.node_processes import CLUSTER_ID, SECRET, NodeProcess, free_ports
+from tests.node.node_processes import CLUSTER_ID, SECRET, NodeProcess
 
 from dynamo_core.errors import CallerError, DynamoError
 from dynamo_node import opening

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.node.node_processes import CLUSTER_ID, SECRET, free_ports
+from bench.ports import free_ports
+from tests.node.node_processes import CLUSTER_ID, SECRET
 
 from dynamo_core import wire
 from dynamo_core.errors import DynamoError

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.node.node_processes import Cluster, NodeProcess, free_ports, until
+from bench.ports import free_ports
+from tests.node.node_processes import Cluster, NodeProcess, until
 
 from dynamo_core.errors import CallerError
 from dynamo_node.config import parse

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.ports import free_ports
 from tests.node.node_processes import (
     CLUSTER_ID,
     Cluster,
     NodeProcess,
-    free_ports,
     until,
 )
 

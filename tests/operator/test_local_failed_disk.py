@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench.ports import free_ports
 from tests.node.disks import FAILING_ROCKSDB
-from tests.node.node_processes import CLUSTER_ID, NodeProcess, free_ports, until
+from tests.node.node_processes import CLUSTER_ID, NodeProcess, until
 
 from dynamo_operator.local.nodes import Nodes
 from dynamo_operator.steps import Address

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.ports import free_ports
 
 from dynamo_core.placement import Candidate, first_ring
 from dynamo_core.ring import Ring
@@ -27,10 +28,7 @@ class Node:
     def __init__(self, command: list[str], folder: Path) -> None:
         self.command = command
         self.folder = folder
-        with socket.socket() as a, socket.socket() as b, socket.socket() as c:
-            for each in (a, b, c):
-                each.bind(("127.0.0.1", 0))
-            self.ports = [each.getsockname()[1] for each in (a, b, c)]
+        self.ports = free_ports(3)
         self.config: dict[str, Any] = {
             "cluster": {"name": "cart", "id": secrets.token_hex(16)},
             "keys": [{"id": 1, "secret": secrets.token_hex(32)}],
