@@ -184,7 +184,7 @@ class Answers:
             items.append(Fetched(Got.NOTHING if obj is None else Got.OBJECT, stamp, obj or b""))
         return items
 
-    def _slice(self) -> AbstractAsyncContextManager[None]:
+    def _slice(self) -> AbstractAsyncContextManager[object]:
         return self._node.slices.slice("repair")
 
 

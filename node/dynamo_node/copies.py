@@ -24,6 +24,7 @@ from dynamo_core.wire import Type
 from dynamo_node.digests import partition_range
 from dynamo_node.inbound import Inbound
 from dynamo_node.kept_lists import KeptLists
+from dynamo_node.links import Link
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -264,15 +265,16 @@ class Copies:
         links = self._node.topology.links
         fresh: dict[int, Holding] = {}
         lists: dict[int, Kept | None] = {}
-        for owner in self._others(partition):
-            link = links.get(owner)
-            if link is None or not link.up:
-                continue
+
+        async def ask(owner: int, link: Link) -> None:
             incarnation = link.incarnation
             told = await self._ask_one(partition, owner)
             if told is not None and link.incarnation == incarnation:
                 fresh[owner], lists[owner] = told
                 self._told_by[partition, owner] = incarnation
+
+        others = [(o, link) for o in self._others(partition) if (link := links.get(o)) is not None]
+        await asyncio.gather(*(ask(o, link) for o, link in others if link.up))
         self._lists_heard[partition] = lists
         await self._settle(partition)
         mine = self.holding(partition)

@@ -16,6 +16,7 @@ from dynamo_core import wire
 from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.frames import Frame
 from dynamo_core.handshake import Identity
+from dynamo_core.merkle import EMPTY_ROOT
 from dynamo_core.objects import FEATURE_LEVEL
 from dynamo_core.records import SEVERAL
 from dynamo_core.wire import Code, Type
@@ -172,6 +173,7 @@ class Node:
         await self.replica.hints.load(1 if ring is None else ring.partitions)
         if ring is not None:
             await self.trees.load(ring.partitions)
+            self.standing.returned(lambda p: self.trees.root(p) != EMPTY_ROOT)
         if self._clean is not None:
             self.replica.keys = self._clean.keys
         else:

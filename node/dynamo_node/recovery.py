@@ -8,8 +8,9 @@ can't be reached is asked again for ever; nothing here ever gives up a copy.
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dynamo_core import records, recovery, wire
 from dynamo_core.errors import Corrupt, DynamoError
@@ -37,6 +38,15 @@ RETRY_S: Final = 1.0
 PARTITIONS_AT_ONCE: Final = 2
 
 
+class Reached(NamedTuple):
+    """How far the copy of an owner was merged; good for that process of it and that copy here."""
+
+    merged: dict[int, bytes]
+    incarnation: bytes
+    after: bytes
+    worst: Lack
+
+
 class Recovery:
     """One per node; `run` until cancelled, `serve` for the others."""
 
@@ -45,6 +55,7 @@ class Recovery:
         self._wake = asyncio.Event()
         self._merged: dict[int, dict[int, bytes]] = {}
         """Partition -> owners merged since this start, and under which incarnation."""
+        self._reached: dict[tuple[int, int], Reached] = {}
         self._waits_for: dict[int, str] = {}
         self._doubtful: dict[int, set[int]] = {}
         """Partition -> owners that count, but with a possible loss."""
@@ -140,6 +151,8 @@ class Recovery:
 
     def _forget(self, partition: int) -> None:
         self._merged.pop(partition, None)
+        for at in [at for at in self._reached if at[0] == partition]:
+            del self._reached[at]
         self._waits_for.pop(partition, None)
         self._doubtful.pop(partition, None)
 
@@ -162,27 +175,31 @@ class Recovery:
         if merged.get(owner) == link.incarnation:
             page = await self._page(owner, Ask(partition, b"", probe=True))
             return None if page is None else page.lack
-        after, worst = b"", Lack.NOTHING
+        at = self._reached.get((partition, owner))
+        if at is None or at.merged is not merged or at.incarnation != link.incarnation:
+            at = Reached(merged, link.incarnation, b"", Lack.NOTHING)
         copies = self._node.reaper.copies
         while True:
-            page = await self._page(owner, Ask(partition, after, probe=False))
+            page = await self._page(owner, Ask(partition, at.after, probe=False))
             if page is None:
                 return None
-            worst = max(worst, page.lack)
+            at = at._replace(worst=max(at.worst, page.lack))
             if page.entries:
-                async with self._node.slices.slice("recovery"):
+                async with self._node.slices.slice("recovery") as bite:
                     # The copy here may have been emptied meanwhile, or the other one been
                     # started again, with another disk for all that is known.
                     emptied = self._merged.get(partition) is not merged
                     if emptied or not copies.join(partition, owner):
                         return None
-                    after = await self._merge(page)
+                    at = at._replace(after=await bite.aside(self._merge(page)))
+                self._reached[partition, owner] = at
             if page.last:
                 merged[owner] = link.incarnation
-                return worst
+                self._reached.pop((partition, owner), None)
+                return at.worst
 
-    async def _merge(self, page: Page) -> bytes:
-        """Merge a page's objects durably; returns the last one's place.
+    def _merge(self, page: Page) -> Awaitable[bytes]:
+        """Begin to merge a page's objects; once all are durable, the last one's place.
 
         Raises whatever refused one of them, a full disk for instance: a copy that was
         merged but for one object doesn't count.
@@ -193,11 +210,16 @@ class Recovery:
             digest = position(key)
             return told(lambda done: merge(key, digest, obj, page.reap_round, done, sync=True))
 
-        await asyncio.gather(*(merged(key, obj) for key, obj in page.entries))
-        self._keys += len(page.entries)
-        self._bytes += sum(len(key) + len(obj) for key, obj in page.entries)
+        begun = [merged(key, obj) for key, obj in page.entries]
         last = page.entries[-1][0]
-        return position(last) + last
+
+        async def ended() -> bytes:
+            await asyncio.gather(*begun)
+            self._keys += len(page.entries)
+            self._bytes += sum(len(key) + len(obj) for key, obj in page.entries)
+            return position(last) + last
+
+        return ended()
 
     async def _page(self, owner: int, ask: Ask) -> Page | None:
         link = self._node.topology.links.get(owner)

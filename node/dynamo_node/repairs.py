@@ -114,7 +114,7 @@ class Repairs:
         if self._node.topology.name != self._ring:
             raise Ended("the ring changed meanwhile", busy=True)
 
-    def slice(self) -> AbstractAsyncContextManager[None]:
+    def slice(self) -> AbstractAsyncContextManager[object]:
         """For one bite of work, of which the peer has its part."""
         return self._node.slices.slice("repair", self._node.gossip.spared(self._number))
 

@@ -8,16 +8,24 @@ and what each kind has used. All that a job does is
         ...one bounded bite, a few milliseconds...
 
 Kinds that work at the same time share equally, and so do the jobs of a kind.
-Slices don't nest: the inner wait would count as the outer one's work.
+Slices don't nest: the inner wait would count as the outer one's work. What a
+bite waits for without working, an fsync for instance, it awaits `aside`:
+
+    async with node.slices.slice("recovery") as bite:
+        ...
+        await bite.aside(durable)
 
 Forbidden here: what the jobs do, and the decision about the share.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dynamo_core.admission import SHARE_MIN, Admission
+
+T = TypeVar("T")
 
 DECIDE_S: Final = 1.0
 BITE_MAX_S: Final = 0.25
@@ -93,9 +101,19 @@ class _Slice:
         self._at_most = at_most
         self._began = 0.0
 
-    async def __aenter__(self) -> None:
+    async def aside(self, waited_for: Awaitable[T]) -> T:
+        """Await something that takes time and no work; it doesn't count."""
+        loop = self._slices._loop
+        since = loop.time()
+        try:
+            return await waited_for
+        finally:
+            self._began += loop.time() - since
+
+    async def __aenter__(self) -> "_Slice":
         self._slices._begins(self._kind)
         self._began = self._slices._loop.time()
+        return self
 
     async def __aexit__(
         self,

@@ -7,7 +7,7 @@ names it; an empty or foreign one recovers everything, and so does one that was
 `buffered` when the machine went down. `recovery` ends it, partition by partition.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from struct import Struct
 from struct import error as struct_error
 from typing import Final
@@ -90,6 +90,16 @@ class Standing:
     def merged(self, partition: int) -> bool:
         """Whether what another owner holds was merged here since this copy doesn't count."""
         return partition in self._merged
+
+    def returned(self, has_records: Callable[[int], bool]) -> None:
+        """After a start: an empty copy with records isn't known to be newer than others' rounds.
+
+        What was sent to it may be of long ago: the disk may have gone back to that moment.
+        """
+        kept = {p for p, lack in self._lacking.items() if lack == Lack.EMPTY and has_records(p)}
+        if not kept <= self._merged:
+            self._merged |= kept
+            self._put()
 
     def merging(self, partition: int) -> None:
         """What another owner holds is about to be merged; durable no later than the first of it."""

@@ -145,7 +145,7 @@ class Trees:
         partition: int,
         first: int,
         last: int,
-        bite: Callable[[], AbstractAsyncContextManager[None]],
+        bite: Callable[[], AbstractAsyncContextManager[object]],
     ) -> int:
         """Compute segments first..last-1 from the stored objects; how many had been wrong.
 
@@ -188,7 +188,7 @@ class Trees:
         return len(wrong)
 
     async def scrub(
-        self, owned: Collection[int], bite: Callable[[], AbstractAsyncContextManager[None]]
+        self, owned: Collection[int], bite: Callable[[], AbstractAsyncContextManager[object]]
     ) -> int:
         """`mend` for the next segments of the `owned` partitions, in turn.
 

@@ -95,8 +95,11 @@ def test_schedule_23_all_disks_wiped_serve_only_after_a_persons_word(
     node, *others = made.nodes
     assert node.put(b"new", b"v").status == 204
     node.get(KEYS[0]).problem(503, "unavailable")
-    reason = until(lambda: node.status()["recovery"].get("waits_for"), "it says what it waits for")
-    assert "accept-loss" in " ".join(reason)
+
+    def accept_loss_is_asked() -> bool:
+        return "accept-loss" in " ".join(node.status()["recovery"].get("waits_for", ()))
+
+    until(accept_loss_is_asked, "it says what it waits for")
     path = "/admin/partitions/{}/accept-loss"
     node.admin("POST", path.format(16)).problem(400, "bad-request")
     node.admin("POST", path.format("x")).problem(400, "bad-request")

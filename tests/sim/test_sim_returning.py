@@ -158,3 +158,35 @@ def test_with_r_1_a_copy_that_is_known_to_be_old_says_nothing(seed: int) -> None
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         assert partition not in node.reaper.copies.waits_for
         assert _asked(play, back, Op.GET).kind == Kind.ABSENT
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_volume_that_returns_from_when_it_was_new_brings_nothing_back(seed: int) -> None:
+    with _play(seed, 5, timing=FAST) as play:
+        owners, _ = _in_order(play)
+        back = owners[seed]
+        play.kill(back)
+        back.disk.wipe()
+        play.start(back)
+        _cut(play, [o for o in owners if o is not back])
+        play.world.run_for(1.0)
+        # Empty, it takes a write that the other owners get later, and has merged nothing yet.
+        assert _asked(play, back, Op.PUT).kind == Kind.WRITTEN
+        play.world.run_for(1.0)
+        play.kill(back)
+        snapshot = back.disk.snapshot()
+        play.start(back)
+        for one in play.world.machines:
+            for other in play.world.machines:
+                play.world.block(one.name, other.name, False)
+        play.until_handed_off()
+        play.world.run_until(lambda: _settled(play, owners), 60.0)
+        _reaped(play)
+        play.world.run_until(lambda: not any(_has_record(play, o) for o in owners), 60.0)
+        _returns(play, [back], [snapshot])
+        play.start(back)
+        for _ in range(20):
+            assert _asked(play, back, Op.GET).kind != Kind.VALUES, "the deleted value is back"
+            play.world.run_for(0.1)
+        play.world.run_until(lambda: _settled(play, owners), 60.0)
+        assert not any(_has_record(play, owner) for owner in owners)
