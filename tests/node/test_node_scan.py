@@ -1,5 +1,7 @@
 """Scans of a damaged disk: what can't be read is never taken for what isn't there."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,13 +32,15 @@ async def test_what_meets_a_damaged_block_says_so_and_the_store_is_given_up(
     store = Store(tmp_path, sync=False, memory_bytes=16 << 20)
     broken: list[StorageError] = []
     store.on_broken = broken.append
+    scan: Callable[[], Awaitable[object]] = (
+        partial(store.scan_async, OBJECTS, b"", b"\xff", KEYS + 1)
+        if ask == "scan"
+        else partial(store.count, OBJECTS)
+    )
     try:
         assert len(await store.scan_async(OBJECTS, b"", b"\xff", 10)) == 10
         with pytest.raises(DamagedError, match=f"objects can't be read: .*{table.name}") as held:
-            if ask == "scan":
-                await store.scan_async(OBJECTS, b"", b"\xff", KEYS + 1)
-            else:
-                await store.count(OBJECTS)
+            await scan()
         assert len(broken) == 1
         assert f"move {tmp_path.parent} away" in str(broken[0])
         with pytest.raises(DamagedError):
