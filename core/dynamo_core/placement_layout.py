@@ -1,8 +1,8 @@
 """Tokens round the ring: how good an arrangement is, and how swaps make it better.
 
 Owns `Layout`, the working state of placement: who owns each place, and what it costs that
-equal nodes or equal zones lie too close. Nodes are dense indexes 0.. here, not numbers.
-Forbidden here: targets; every change keeps the number of tokens that each node owns.
+equal nodes or equal zones lie too close; and `repair`, which swaps. Nodes are dense indexes
+0.. here, not numbers. Forbidden here: targets; a swap keeps the tokens that each node owns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +12,18 @@ from typing import Final
 
 PARTNERS_MAX: Final = 2048  # places that are looked at as a partner of one swap
 SIDEWAYS_MAX: Final = 24  # rounds of swaps that leave the cost as it is
-WANDER_MAX: Final = 400  # swaps of a tabu search
-WANDER_PARTNERS_MAX: Final = 128
-REST: Final = 6
 LOOKS_PER_PLACE_MAX: Final = 128  # for each of three rounds: bounds a repair to seconds
+WANDER_MAX: Final = 256  # swaps of a tabu search
+WANDER_PARTNERS_MAX: Final = 128  # places that are looked at as a partner of one of them
+REST: Final = 6  # swaps, at least, for which a place that was swapped stays as it is
 
 
 class Layout:
     """Owners of Q places, with the costs of closeness.
 
-    `gap`: places p .. p+gap-1 should have distinct nodes. `zone_gap`: the same for zones.
-    `was`: the owners before (OPEN where they left), against which moves are counted; None if
-    nobody owned anything, so that nothing moves.
+    `gap`: places p .. p+gap-1 should have distinct nodes. `zone_gap`: in so many zones, the
+    smaller of `gap` and the zones there are. `was`: the owners before, against which moves
+    are counted; None if nobody owned anything, so that nothing moves.
     """
 
     def __init__(
@@ -40,8 +40,7 @@ class Layout:
         self.zone_of = zone_of
         self.gap = gap
         self.zone_gap = zone_gap
-        near = [k for k in range(-(gap - 1), gap) if k]
-        self._near = near
+        self._near = [k for k in range(1 - gap, gap) if k]
         # As many zones as replicas: equal ones keep a distance. Fewer: none stays away longer.
         self._covering = zone_gap if zone_gap < gap else 0
         self._zones = max(zone_of) + 1
@@ -125,7 +124,8 @@ def repair(layout: Layout, moves_extra_max: int, solvable: bool) -> None:
     """Swap owners until no swap brings an improvement; first without any further move.
 
     At most `moves_extra_max` tokens move beyond those that had moved. If all conflicts are
-    `solvable`, dead ends are left by swaps that gain nothing or less, within bounds.
+    `solvable`, dead ends are left by swaps that gain nothing, or less, a bounded number of
+    times.
     """
     extra = 0
     for moves_each_max in (0, 1, 2):
@@ -162,7 +162,7 @@ def _wander(layout: Layout, moves_extra_max: int) -> None:
     best, best_gain, gain, extra = list(owners), 0, 0, 0
     rest_until: dict[int, int] = {}
     conflicts = dict.fromkeys(layout.conflicts())  # a set in the order of its making
-    for turn in range(WANDER_MAX):
+    for turn in range(min(WANDER_MAX, 2 * len(owners))):
         while conflicts and not layout.cost(p := next(iter(conflicts)), owners[p]):
             del conflicts[p]
         if not conflicts:
@@ -186,6 +186,7 @@ def _wander(layout: Layout, moves_extra_max: int) -> None:
 def _least_bad(
     layout: Layout, p: int, moves_max: int, turn: int, rest_until: Mapping[int, int]
 ) -> int | None:
+    """The place to swap p with that does best, of those nearby and some afar."""
     owners, places = layout.owners, len(layout.owners)
     reach = range(1, 2 * layout.gap)
     near = [(p + k) & layout.mask for k in reach] + [(p - k) & layout.mask for k in reach]

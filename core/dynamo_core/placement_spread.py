@@ -30,9 +30,12 @@ def lay_out(targets: Sequence[int], zone_of: Sequence[int], gap: int, zone_gap: 
     places = sum(targets)
     counts = dict(enumerate(targets))
     zones = zones_spread(by_zone(targets, zone_of), places, zone_gap)
+    few = zone_gap < gap
+    if few and len(targets) == gap:  # distinct nodes are all of them, and so all zones
+        return evenly(counts, [0] * places, dict.fromkeys(counts, 0), gap)
     owners = evenly(counts, zones, dict(enumerate(zone_of)), gap)
     best = Layout(owners, zone_of, gap, zone_gap, None)
-    repair(best, 0, solvable=False)
+    repair(best, 0, solvable=few and fits(counts, places, gap))
     if fits(counts, places, gap) and not _apart(best.owners, gap):
         owners = _columns(counts, places, gap)
         best = Layout(owners, zone_of, gap, zone_gap, None)

@@ -19,7 +19,7 @@ from dynamo_core.ring import Member, Ring
 from dynamo_core.walks import preferred_slots
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(st.integers(1, 99), st.integers(1, 50), min_size=1, max_size=20),
     st.sampled_from([16, 64, 256]),
@@ -39,7 +39,7 @@ def test_targets_are_largest_remainders(
                     assert targets[n] - share // 1 >= targets[m] - other // 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=12), st.integers(1, 5))
 def test_a_layout_of_any_length_is_distinct_exactly_when_it_fits(
     counts: list[int], gap: int

@@ -27,7 +27,7 @@ Case = tuple[list[list[Candidate]], int, int]
 @st.composite
 def chains(draw: st.DrawFn, changes: int) -> Case:
     """(memberships, N, Q): one after the other, from joins, leaves, weights and new disks."""
-    partitions = draw(st.sampled_from([16, 32, 64, 128]))
+    partitions = draw(st.sampled_from([16, 32, 64]))
     replication = draw(st.integers(1, 5))
     zones = draw(st.sampled_from(["", "", "a", "ab", "abc", "abc", "abcd", "abcdef"]))
     capacities = draw(st.sampled_from([["1"], ["1"], ["1", "2"], ["0.5", "1", "7.25"]]))
@@ -98,7 +98,7 @@ def check_slots(ring: Ring, report: Report) -> None:
         assert all(held[n] == ring.replication * ring.tokens(n) for n in ring.zones)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(chains(0))
 def test_a_first_ring_keeps_its_promises(case: Case) -> None:
     [members], replication, partitions = case
@@ -113,7 +113,7 @@ def test_a_first_ring_keeps_its_promises(case: Case) -> None:
         assert windows_distinct(keys, replication)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(chains(2))
 def test_changes_keep_their_promises(case: Case) -> None:
     memberships, replication, partitions = case
@@ -167,7 +167,7 @@ def moved_by_rounding(old: Ring, new: Ring, heirs: dict[int, int]) -> bool:
     return any(new.tokens(heirs.get(n, n)) != old.tokens(n) for n in old.zones)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(3, 30), st.sampled_from([64, 256]), st.sampled_from(["", "abcde"]))
 def test_joining_and_leaving_again_moves_little_more_than_one_share_each(
     count: int, partitions: int, zones: str
@@ -189,7 +189,7 @@ def test_joining_and_leaving_again_moves_little_more_than_one_share_each(
             assert len(set(now) - set(was)) <= 1 or count == 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sampled_from([3, 4, 5]), st.sampled_from([64, 256]), st.integers(1, 7))
 def test_one_node_at_a_time_over_as_many_zones_as_replicas_never_crowds(
     n: int, partitions: int, more: int
