@@ -229,7 +229,7 @@ class Custody:
                 if self.row[slot].holder != self.me:
                     self.seals[slot] = Seal(held.token, 0)
         for slot, token in enumerate(self.row):
-            if token.holder == self.me and slot not in self.held:
+            if token.holder == self.me and slot not in self.held and not self._ended(slot, token):
                 # Nominated, or the disk with the record is lost.
                 self._claim(slot, token)
                 effect |= Effect.CLAIM
