@@ -38,6 +38,8 @@ TYPE_BYTES_MAX: Final = 255
 TOMBSTONES_MAX: Final = 64
 """Beside each other in one object; a delete is always written, so something has to bound them."""
 LEAF_BYTES: Final = 16
+SPENT_MIN = 8
+"""Spent clock entries that a living key has to have for a round to retire them."""
 
 _START: Final = Struct(">BH")
 _CLOCK_AT: Final = _START.size
@@ -235,6 +237,40 @@ def has_value(head: bytes) -> bool:
         return head[end - 1] == 0
     first = end - count * _SIBLING_BYTES + DOT_BYTES
     return 0 in head[first:end:_SIBLING_BYTES]
+
+
+def reapable(head: bytes) -> bool:
+    """Whether a reaping round may take something of this encoded object or head.
+
+    All of it when nothing in it lives, else the spent part of its clock, if that is
+    worth a round.
+    """
+    if not has_value(head):
+        return True
+    _, siblings, entries, dots = _COUNTS.unpack_from(head)
+    if entries + dots - siblings < SPENT_MIN:
+        return False
+    clock, end = clock_of(head), head_length(head)
+    marks = _SIBLING.iter_unpack(head[end - siblings * _SIBLING_BYTES : end])
+    kept = _of_living(clock, {actor for actor, _, tombstone in marks if not tombstone})
+    return bool(entries + dots - len(kept.vector) - len(kept.dots) >= SPENT_MIN)
+
+
+def retired(held: Object) -> Object:
+    """`held` without tombstones and without what its clock says of actors that nothing living has.
+
+    Only in a round that all have agreed to: whoever still held what those entries
+    supersede would bring it back.
+    """
+    living = tuple(s for s in held.siblings if s.value is not None)
+    return Object(_of_living(held.clock, {s.dot[0] for s in living}), living)
+
+
+def _of_living(clock: Clock, actors: set[bytes]) -> Clock:
+    return Clock(
+        {actor: n for actor, n in clock.vector.items() if actor in actors},
+        [dot for dot in clock.dots if dot[0] in actors],
+    )
 
 
 def from_bytes(buffer: bytes) -> Object:

@@ -83,12 +83,12 @@ class KeptLists:
         if partition in self._carrying:
             return False
         self._carrying.add(partition)
-        remove = node.replica.remove
+        reap = node.replica.reap
         try:
             for at in range(0, len(kept.entries), BITE_KEYS):
                 async with node.slices.slice("reaping"):
                     bite = kept.entries[at : at + BITE_KEYS]
-                    await asyncio.gather(*(told(partial(remove, e.skey, e.leaf)) for e in bite))
+                    await asyncio.gather(*(told(partial(reap, e.skey, e.leaf)) for e in bite))
             self._rounds.confirmed(partition, kept.reap_round, (me,))
             await node.disk.store.durable()
         finally:

@@ -193,7 +193,7 @@ class Reaper:
         for skey in places:
             obj = await given(partial(self._node.replica.read_own, skey))
             leaf = leaf_of(skey, obj)
-            if obj is None or leaf is None or objects.has_value(obj):
+            if obj is None or leaf is None or not objects.reapable(obj):
                 self.tombstones.drop(partition, skey)
                 continue
             listed.append(Listed(skey, leaf))
@@ -269,6 +269,7 @@ class Reaper:
                 {
                     "partition": p,
                     "tombstones": self.tombstones.count(p),
+                    "spent_clocks": self.tombstones.spent(p),
                     "coordinator": None if ring is None else name(ring.slots[p][0]),
                     "round": self._rounds.stamp(p),
                     "committed": self._rounds.committed(p),

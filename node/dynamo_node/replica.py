@@ -338,24 +338,35 @@ class Replica:
         if old is None:
             self.keys_since_count += 1
 
-    def remove(self, skey: bytes, leaf: bytes, done: Done) -> None:
-        """Remove the record at digest + key if its leaf is still this one; `done` once fsynced."""
+    def reap(self, skey: bytes, leaf: bytes, done: Done) -> None:
+        """Reap the record at digest + key if its leaf is still this one; `done` once fsynced.
+
+        It goes if nothing in it lives; else the spent part of its clock does, and the
+        mark with its actor's entry: whoever mints here next takes a new birth.
+        """
         key = skey[DIGEST_BYTES:]
 
-        def remove(data: bytes | None) -> None:
+        def reap(data: bytes | None) -> None:
             try:
-                obj = None if data is None else records.object_of(data)
-                same = obj is not None and objects.leaf(key, objects.head_of(obj)) == leaf
+                held = None if data is None else records.from_bytes(data)
+                if held is not None and objects.leaf(key, objects.head_of(held.obj)) == leaf:
+                    self._reap(skey, held)
             except Corrupt as error:
                 done(error)
                 return
-            if same:
-                self.on_change(skey, obj, None)
-                self._store.delete(OBJECTS, skey)
-                self.keys_since_count -= 1
             self._store.commit(done, sync=True)
 
-        self._turns.take(OBJECTS, skey, remove)
+        self._turns.take(OBJECTS, skey, reap)
+
+    def _reap(self, skey: bytes, held: Record) -> None:
+        if objects.has_value(held.obj):
+            left = objects.retired(objects.from_bytes(held.obj))
+            mark = held.mark if held.mark and left.clock.covers(held.mark) else None
+            self._put_object(skey, held.obj, Record(objects.to_bytes(left), mark))
+        else:
+            self.on_change(skey, held.obj, None)
+            self._store.delete(OBJECTS, skey)
+            self.keys_since_count -= 1
 
     def empty(self, partition: int, start: bytes, end: bytes) -> None:
         """Delete every record of the partition, unread, within the tick's batch.

@@ -17,7 +17,7 @@ from dynamo_core.merkle import EMPTY_ROOT
 from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.records import Record
 from dynamo_core.ring import partition_of, position
-from dynamo_core.versions import EMPTY
+from dynamo_core.versions import EMPTY, Clock
 from dynamo_node.config import Limits
 from dynamo_node.digests import partition_range, recomputed
 from dynamo_node.disk import Disk
@@ -60,16 +60,37 @@ async def test_trees_follow_every_change_and_are_loaded_again(tmp_path: Path) ->
     bench.trees.ring_has(Q)
     assert await bench.check() == {}
     for n in range(200):
-        bench.merge(b"k%d" % n, _object(1))
+        bench.merge(b"k%d" % n, _object(1, None if n == 1 else b"v"))
     for n in range(0, 200, 3):
         bench.merge(b"k%d" % n, _object(2))
         bench.merge(b"k%d" % n, _object(2))
     roots = await bench.check()
     assert len(roots) == Q
     gone = position(b"k1") + b"k1"
-    leaf = objects.leaf(b"k1", objects.head_of(_object(1)))
-    bench.replica.remove(gone, leaf, lambda error: None)
+    leaf = objects.leaf(b"k1", objects.head_of(_object(1, None)))
+    bench.replica.reap(gone, leaf, lambda error: None)
     assert await bench.check() != roots
+    # Of a living key only what is spent of its clock goes.
+    roots = await bench.check()
+    living = objects.to_bytes(
+        objects.put(
+            objects.from_bytes(_object(1)),
+            Clock({bytes([n]) * 16: 1 for n in range(1, 20)}),
+            Sibling((bytes([3]) * 16, 2), bytes(16), 0, "", b"new"),
+        )
+    )
+    bench.merge(b"k2", living)
+    await bench.check()
+    leaf = objects.leaf(b"k2", objects.head_of(living))
+    bench.replica.reap(position(b"k2") + b"k2", leaf, lambda error: None)
+    assert await bench.check() != roots
+    left = [
+        objects.from_bytes(records.object_of(data))
+        for place, data in bench.store.scan(OBJECTS, b"", b"\xff" * 40, 1000)
+        if place.endswith(b"k2") and len(place) == 18
+    ]
+    assert left == [objects.retired(objects.from_bytes(living))]
+    assert left[0].clock == Clock({bytes([3]) * 16: 2})
     roots = await bench.check()
     await bench.store.close()
     again = Bench(tmp_path)
@@ -81,11 +102,11 @@ async def test_trees_follow_every_change_and_are_loaded_again(tmp_path: Path) ->
 async def test_a_segment_without_keys_leaves_nothing_on_disk(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.trees.ring_has(Q)
-    bench.merge(b"k", _object(1))
+    bench.merge(b"k", _object(1, None))
     await bench.store.durable()
     assert len(bench.store.scan(TREES, b"", b"\xff" * 4, 10)) == 1
-    leaf = objects.leaf(b"k", objects.head_of(_object(1)))
-    bench.replica.remove(position(b"k") + b"k", leaf, lambda error: None)
+    leaf = objects.leaf(b"k", objects.head_of(_object(1, None)))
+    bench.replica.reap(position(b"k") + b"k", leaf, lambda error: None)
     await bench.store.durable()
     assert bench.store.scan(TREES, b"", b"\xff" * 4, 10) == []
     assert bench.trees.root(partition_of(position(b"k"), Q)) == EMPTY_ROOT

@@ -40,6 +40,7 @@ class Shape:
     durability: str = SYNC
     reconciliation: str = SIBLINGS
     reap_delay_ms: int = 60_000
+    spent_min: int = 8
     hints_bytes_max: int = HINTS_BYTES_MAX
     siblings_max: int = 100
     straggler_ms: int = 1000
@@ -82,6 +83,7 @@ class Shape:
             f"reconciliation {self.reconciliation}",
             f"hint stores {hints}",
             f"reap delay {self.reap_delay_ms} ms",
+            f"clocks retired from {self.spent_min} spent entries",
             f"disks {' and '.join(sorted(self.disks)) or 'whole'}",
             f"keys {'up to 3' if self.keys <= 3 else 'up to 10' if self.keys <= 10 else 'more'}",
         ]
@@ -124,6 +126,7 @@ def draw(seed: int, faults: tuple[str, ...]) -> Shape:
         small_buffers=rng.random() < 0.2,
         faults=_some(rng, faults),
         gap_s=rng.choice(((0.3, 2.0), (0.3, 2.0), (0.1, 0.8), (1.0, 5.0))),
+        spent_min=rng.choice((8, 1, 1, 2)),
     )
 
 

@@ -20,6 +20,7 @@ from tests.sim.losses import Losses, WatchedDisk
 from tests.sim.net import Network
 from tests.sim.shape import Shape
 
+from dynamo_core import objects
 from dynamo_core.contexts import Keyring
 from dynamo_core.errors import CallerError
 from dynamo_core.placement import Candidate, first_ring
@@ -144,6 +145,7 @@ class World:
     """One cluster and its clock; `seed` decides everything."""
 
     def __init__(self, seed: int, shape: Shape) -> None:
+        objects.SPENT_MIN = shape.spent_min
         logging.getLogger("dynamo_node").setLevel(logging.CRITICAL + 1)
         self.seed = seed
         self.shape = shape
@@ -360,6 +362,7 @@ class World:
 
     def close(self) -> None:
         """End of the run: nothing of it runs any more, in whatever order it is freed."""
+        objects.SPENT_MIN = Shape().spent_min
         for machine in self.machines:
             if machine.process is not None:
                 machine.process.loop.kill()
