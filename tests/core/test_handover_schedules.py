@@ -1,0 +1,425 @@
+"""The schedules of handover that must not lose, step by step, under the production machines."""
+
+from itertools import combinations
+
+from tests.core.handover_model import World
+from tests.core.handover_world import ABSENT, KEYS, Node, Wish
+
+from dynamo_core.handover import Answer, Asked, Effect, Held, Seal, Stage, Standing
+from dynamo_core.slots import Row, Token, holders
+
+KEY = KEYS[0]
+LAST = KEYS[-1]
+
+
+class Play(World):
+    """The model without chance: messages arrive in order, except those of a node cut off."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.losing = self.holding = 0.0
+        self.cut: set[int] = set()
+        self.lost: set[str] = set()
+
+    def post(self, message: tuple[object, ...]) -> None:
+        kind, a, _, b, *_ = message
+        if kind not in self.lost and not {a, b} & self.cut:
+            self.messages.append(message)
+
+    def flow(self) -> None:
+        self.drain()
+
+    def ring(self, wanted: tuple[int, ...], *, base: Wish | None = None, id: int = 0,
+             give_up: int = 0, to: tuple[int, ...] = (1, 2, 3, 4, 5, 6)) -> Wish:  # fmt: skip
+        base = base or max(m.ring for m in self.nodes.values())
+        given_up = base.given_up + (((give_up, base.epoch + 1),) if give_up else ())
+        ring = Wish(base.epoch + 1, id, wanted, given_up)
+        self.take_ring(ring, to)
+        return ring
+
+    def take_ring(self, ring: Wish, to: tuple[int, ...]) -> None:
+        for n in to:
+            self.nodes[n].adopt(ring, ())
+        self.flow()
+
+    def turn(self, *numbers: int, times: int = 1) -> None:
+        for _ in range(times):
+            for n in numbers or tuple(self.nodes):
+                self.work(self.nodes[n])
+            self.flow()
+
+    def until_asked(self, n: int) -> None:
+        """Node n has pulled all pages; the next it does is to ask for the seal."""
+        for _ in range(len(KEYS) + 1):
+            self.turn(n)
+        pulling = self.nodes[n].custody.pulling
+        assert pulling is not None and pulling.whole and pulling.asked is Asked.NO
+
+    def put(self, n: int, key: int = KEY, context: int = 0, tomb: bool = False) -> int:
+        """A write by coordinator n; its bit."""
+        bit = 1 << self.writes
+        self.write(self.nodes[n], key, context, tomb)
+        self.flow()
+        return bit
+
+    def round(self, n: int) -> None:
+        """Node n agrees on a round; who knows an older row says no once, and is taught."""
+        for _ in range(2):
+            self.reap(self.nodes[n])
+            self.flow()
+        self.resend(self.nodes[n])
+        self.flow()
+
+    def acknowledged_bits(self, key: int = KEY) -> int:
+        return self.acked[key]
+
+    def row(self, n: int) -> Row:
+        return self.nodes[n].row
+
+    def end(self) -> None:
+        self.cut, self.lost = set(), set()
+        self.heal()
+        self.check_end()
+
+
+def seen(m: Node, key: int = KEY) -> int:
+    return m.rec(key)[0]
+
+
+def test_schedule_5_a_coordinator_that_is_behind_is_taught_and_the_sealed_side_serves_nothing() -> None:
+    w = Play()
+    first = w.put(1)
+    w.cut = {3}
+    w.ring((4, 2, 3), to=(1, 2, 4))
+    w.until_asked(4)
+    w.lost = {"sealed"}
+    w.turn(4)
+    old = w.nodes[1]
+    assert old.custody.seals == {0: Seal(Token(1, 0, 1), 4)}
+    assert old.custody.standing(old.digest, old.wanted) is Standing.MOVED
+    # Between the seal and its tenure the successor merges, and says that it doesn't count.
+    assert w.nodes[4].custody.standing(w.nodes[4].digest, w.nodes[4].wanted) is Standing.NOT_YET
+    w.lost = set()
+    w.turn(4, times=3)
+    assert w.nodes[4].counts and seen(w.nodes[4]) & first
+    # Node 3 still takes node 1 for a holder: alone with it, it gets no write acknowledged.
+    w.cut = {2, 4}
+    assert not w.acknowledged_bits() & w.put(3)
+    # Node 2 knows better and says so; the same write then counts at node 4.
+    w.cut = {1}
+    bit = w.put(3)
+    assert w.acknowledged_bits() & bit
+    assert holders(w.row(3)) == (4, 2, 3)
+    assert seen(w.nodes[4]) & bit
+    w.end()
+
+
+def test_schedule_6_no_deletion_by_a_comparison_from_before_a_late_write() -> None:
+    w = Play()
+    w.put(1)
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    root = w.nodes[1].root
+    # The copies were equal when they were compared; then a write that misses the successor.
+    w.cut = {4}
+    late = w.put(1)
+    assert w.acknowledged_bits() & late
+    w.cut = set()
+    w.turn(4)
+    old = w.nodes[1]
+    assert old.custody.on_covered(0, Token(1, 0, 1), root, old.root) is Effect.NONE
+    old.learn((Token(1, 1, 4), *old.row[1:]))
+    assert old.custody.on_covered(0, Token(1, 0, 1), root, old.root) is Effect.NONE
+    w.turn(times=4)
+    assert seen(w.nodes[4]) & late and not old.custody.has_copy
+    w.end()
+
+
+def test_schedule_7_two_publishers_the_higher_name_wins_and_what_was_pulled_for_the_other_goes() -> None:
+    w = Play()
+    w.put(1)
+    base = w.nodes[1].ring
+    w.ring((4, 2, 3), base=base, id=1)
+    w.turn(4, times=2)
+    assert w.nodes[4].custody.pulling and seen(w.nodes[4])
+    w.ring((1, 5, 3), base=base, id=2)
+    assert not w.nodes[4].custody.has_copy and w.nodes[4].copy == (ABSENT,) * len(KEYS)
+    w.turn(times=12)
+    assert {*holders(w.row(1))} == {1, 5, 3}
+    # The lower one comes once more: nobody takes it.
+    w.take_ring(Wish(base.epoch + 1, 1, (4, 2, 3)), (1, 2, 3, 4, 5, 6))
+    w.end()
+
+
+def test_schedule_7_two_publishers_after_the_seal_its_successor_completes_all_the_same() -> None:
+    w = Play()
+    w.put(1)
+    base = w.nodes[1].ring
+    w.ring((4, 2, 3), base=base, id=1)
+    w.until_asked(4)
+    w.lost = {"sealed"}
+    w.turn(4)
+    w.lost = set()
+    w.ring((1, 5, 3), base=base, id=2)
+    assert w.nodes[4].custody.pulling, "who has asked may have been named"
+    w.turn(1, 4, times=3)
+    assert holders(w.row(4))[0] == 4
+    w.end()
+    assert {*holders(w.row(1))} == {1, 5, 3}
+
+
+def test_schedule_8_a_plan_from_an_ownership_that_has_changed_moves_from_who_holds_it_now() -> None:
+    w = Play()
+    bit = w.put(1)
+    base = w.nodes[1].ring
+    w.ring((4, 2, 3), base=base)
+    w.turn(times=12)
+    assert w.row(2)[0] == Token(1, 1, 4)
+    # Planned from the first ring: node 1 is believed to hold what node 5 shall have.
+    w.take_ring(Wish(3, 0, (5, 2, 3)), (1, 2, 3, 4, 5, 6))
+    # It asks node 1 first, is taught by it, and then begins.
+    w.turn(5)
+    assert w.nodes[5].custody.pulling is None and w.row(5)[0] == Token(1, 1, 4)
+    w.turn(5)
+    pulling = w.nodes[5].custody.pulling
+    assert pulling is not None and pulling.source == Token(1, 1, 4)
+    w.end()
+    assert seen(w.nodes[5]) & bit and w.row(1)[0] == Token(1, 2, 5)
+
+
+def test_a_plan_that_is_taken_back_moves_nothing() -> None:
+    w = Play()
+    w.ring((4, 5, 3))
+    w.turn(4, times=2)
+    w.ring((2, 1, 3))  # the same nodes, in whatever order their slots were made
+    w.turn(times=4)
+    assert w.row(1) == (Token(1, 0, 1), Token(1, 0, 2), Token(1, 0, 3))
+    assert not w.nodes[4].custody.has_copy
+    w.end()
+
+
+def test_schedule_10_an_abandoned_pull_is_begun_anew_and_blocks_reaping_while_it_is_there() -> None:
+    w = Play()
+    bit = w.put(1)
+    w.ring((4, 2, 3))
+    w.turn(4, times=2)
+    assert seen(w.nodes[4]) & bit
+    assert "half-pulled" in w.nodes[4].custody.blocks_reaping((4, 2, 3))
+    assert "moves from node 1 to node 4" in w.nodes[2].custody.blocks_reaping((4, 2, 3))
+    w.ring((1, 2, 3))
+    assert w.nodes[4].copy == (ABSENT,) * len(KEYS)
+    tomb = w.put(2, context=bit, tomb=True)
+    w.round(2)
+    assert w.reaped == {tomb: KEY} and w.nodes[1].rec(KEY) == ABSENT
+    w.ring((4, 2, 3))
+    w.turn(4)
+    assert w.nodes[4].custody.pulling and w.nodes[4].custody.pulling.cursor == b""
+    assert w.nodes[4].committed == 1, "nothing older is taken before the first page"
+    w.end()
+    assert w.nodes[4].rec(KEY) == ABSENT
+
+
+def test_schedule_10_a_round_that_passes_a_half_pulled_copy_by_empties_it() -> None:
+    w = Play()
+    w.put(1)
+    w.ring((4, 2, 3))
+    w.turn(4, times=2)
+    custody = w.nodes[4].custody
+    before = custody.pulling
+    assert before is not None
+    assert not custody.may_merge(before.slot, before.source, 1)
+    assert custody.round_passed(before.slot, before.source, 1) is Effect.EMPTY
+    assert custody.pulling == before._replace(reap_round=1, cursor=b"", whole=False)
+
+
+def test_schedule_10_a_volume_that_was_given_up_returns_too_old_and_is_deleted_unread() -> None:
+    w = Play()
+    bit = w.put(1)
+    w.cut = {3}
+    w.ring((1, 2, 4), give_up=3, to=(1, 2, 4, 5, 6))
+    w.turn(1, 2, 4, times=5)
+    assert w.nodes[4].counts
+    tomb = w.put(2, context=bit, tomb=True)
+    w.round(2)
+    assert w.reaped == {tomb: KEY} and seen(w.nodes[3]) & bit
+    w.end()
+    assert w.nodes[3].copy == (ABSENT,) * len(KEYS)
+
+
+def test_a_volume_that_was_given_up_and_is_new_enough_hands_over_before_it_deletes() -> None:
+    w = Play()
+    w.cut = {1, 2, 4, 5, 6}
+    alone = w.put(3)  # nobody else has it
+    w.cut = {3}
+    w.ring((1, 2, 4), give_up=3, to=(1, 2, 4, 5, 6))
+    w.turn(1, 2, 4, times=5)
+    w.cut = set()
+    w.tell(w.nodes[1], 3)
+    w.flow()
+    assert w.nodes[3].custody.seals == {2: Seal(Token(1, 0, 3), 0)}
+    w.end()
+    assert all(seen(w.nodes[n]) & alone for n in (1, 2, 4)) and not w.nodes[3].custody.has_copy
+
+
+def test_schedule_11_a_claim_counts_only_after_enough_copies_were_merged_under_it() -> None:
+    w = Play()
+    w.cut = {1}
+    bit = w.put(2)  # nodes 2 and 3 have it, node 1 missed it
+    assert w.acknowledged_bits() & bit
+    w.cut = {2, 3}
+    w.ring((1, 2, 4), give_up=3, to=(1, 4, 5, 6))
+    token = Token(2, 2, 4)
+    w.nodes[2].down = True
+    w.turn(1, 4, times=4)
+    new = w.nodes[4]
+    assert new.merged == {1} and new.custody.held == {2: Held(token, Stage.CLAIMED)}
+    assert not new.custody.recovered(2, token, {1}, 2)
+    assert new.custody.standing(new.digest, new.wanted) is Standing.NOT_YET
+    w.nodes[2].down = False
+    w.cut = {3}
+    w.turn(1, 2, 4, times=3)
+    assert new.counts and seen(new) & bit
+    # Whoever was merged knows of the claim: the node given up gets no write acknowledged.
+    w.cut = set()
+    ghost = w.nodes[3]
+    assert ghost.row[2] == Token(1, 0, 3)
+    late = w.put(3)
+    assert not w.acknowledged_bits() & late or seen(new) & late
+    w.end()
+
+
+def test_schedule_21_a_seal_that_a_newer_plan_supersedes_is_completed_and_then_moves_on() -> None:
+    w = Play()
+    bit = w.put(1)
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    w.turn(4)
+    assert w.nodes[1].custody.seals
+    w.ring((5, 2, 3))
+    w.crash(w.nodes[1])
+    w.crash(w.nodes[4])
+    assert w.nodes[1].custody.seals == {0: Seal(Token(1, 0, 1), 4)}, "it outlives a crash"
+    # Nobody else gets a seal of that tenure.
+    assert w.nodes[1].custody.on_seal(0, Token(1, 0, 1), 5, True, (5, 2, 3)) is Answer.ROW
+    w.turn(4, times=3)
+    assert w.row(4)[0] == Token(1, 1, 4)
+    w.end()
+    assert w.row(1)[0] == Token(1, 2, 5) and seen(w.nodes[5]) & bit
+
+
+def test_schedule_21_a_successor_that_served_unseen_is_overridden_and_hands_over_what_it_has() -> None:
+    w = Play()
+    w.put(1)
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    w.cut = {3}
+    w.turn(1, 4, times=5)
+    assert w.nodes[4].counts and holders(w.row(2)) == (4, 2, 3)
+    w.cut = {3, 1}
+    served = w.put(4)
+    assert w.acknowledged_bits() & served
+    # Who only knows the first row gives node 1 up and wants node 5 in its place.
+    w.cut = {4, 1, 2}
+    w.ring((5, 2, 3), give_up=1, to=(3, 5, 6))
+    assert w.row(5)[0] == Token(3, 2, 5)
+    w.turn(5, 3, times=3)
+    assert not w.nodes[5].counts, "one holder is not enough"
+    w.cut = {4, 1}
+    w.tell(w.nodes[5], 2)
+    w.turn(2, 3, 5, times=4)
+    assert w.nodes[5].counts and seen(w.nodes[5]) & served
+    # The overridden one is fenced off, and gives what it has before it deletes.
+    w.cut = {1}
+    w.tell(w.nodes[5], 4)
+    w.flow()
+    assert w.nodes[4].custody.seals == {0: Seal(Token(1, 1, 4), 0)}
+    for a, b in combinations((5, 2, 3), 2):
+        assert (seen(w.nodes[a]) | seen(w.nodes[b])) & served
+    w.end()
+    assert not w.nodes[4].custody.has_copy
+
+
+def test_a_holder_that_lost_its_disk_takes_a_tenure_above_any_seal_that_the_disk_may_have_had() -> None:
+    w = Play()
+    w.put(1)
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    w.lost = {"sealed"}
+    w.turn(4)
+    lost = w.nodes[1]
+    lost.disk = {"ring": lost.ring}
+    lost.start()
+    lost.adopt(lost.ring, w.row(2))
+    assert lost.custody.held == {0: Held(Token(1, 2, 1), Stage.CLAIMED)}
+    assert Token(1, 0, 1).handed_to(4) < Token(1, 2, 1)
+    w.lost = set()
+    w.end()
+    assert holders(w.row(2)) == (4, 2, 3)
+
+
+def test_a_cover_of_another_tenure_or_another_copy_lets_nobody_delete() -> None:
+    w = Play()
+    w.put(1)
+    custody = w.nodes[1].custody
+    first, second = Token(1, 0, 1), Token(1, 2, 1)
+    w.ring((4, 2, 3))
+    w.turn(times=12)
+    w.ring((1, 2, 3))
+    w.turn(times=12)
+    assert custody.held[0].token == second
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    w.turn(4)
+    root = w.nodes[1].root
+    assert custody.seals == {0: Seal(second, 4)}
+    # What covered the first tenure's copy comes late; then one by nobody who holds it.
+    assert custody.on_covered(0, first, root, root) is Effect.NONE
+    assert custody.on_covered(0, second, root, root) is Effect.NONE
+    assert custody.on_too_old(0, second) is Effect.NONE
+    assert w.nodes[1].copy != (ABSENT,) * len(KEYS)
+    w.end()
+
+
+def test_a_node_that_holds_two_slots_counts_once() -> None:
+    """A seal that names a node, and a ring that nominates it for another slot."""
+    w = Play()
+    w.put(1)
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    w.lost = {"sealed", "offer"}
+    w.turn(4)
+    w.ring((1, 4, 3), give_up=2)
+    w.lost = set()
+    w.turn(1, 3, 4, times=6)
+    assert [token.holder for token in w.row(4)].count(4) <= 2
+    assert len({*holders(w.row(4))}) == len(holders(w.row(4)))
+    w.end()
+    assert {*holders(w.row(4))} == {1, 4, 3}
+
+
+def test_a_holder_that_is_down_holds_up_no_other_slot() -> None:
+    w = Play()
+    w.ring((4, 5, 3))
+    w.nodes[1].down, w.cut = True, {1}
+    w.turn(2, 3, 4, 5, times=8)
+    assert holders(w.row(3)) == (1, 5, 3)
+    assert w.nodes[5].counts
+    w.nodes[1].down = False
+    w.end()
+    assert holders(w.row(3)) == (4, 5, 3)
+
+
+def test_who_is_named_by_a_seal_and_was_given_up_is_taken_for_one_that_had_it() -> None:
+    w = Play()
+    bit = w.put(1)
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    w.lost = {"sealed"}
+    w.turn(4)
+    w.cut = {4}
+    w.lost = set()
+    w.ring((5, 2, 3), give_up=4, to=(1, 2, 3, 5, 6))
+    assert w.row(1)[0] == Token(3, 0, 5)
+    w.turn(times=8)
+    assert holders(w.row(2)) == (5, 2, 3) and seen(w.nodes[5]) & bit
+    w.end()
