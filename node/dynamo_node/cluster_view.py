@@ -21,12 +21,12 @@ def cluster_view(node: "Node") -> dict[str, Any]:
     """The contract's `/cluster`; without a ring it lists nobody."""
     ring = node.topology.ring
     if ring is None:
-        return {"name": node.config.cluster_name, "ring": None, "nodes": [], "transfers": []}
+        return {**_named(node), "ring": None, "nodes": [], "transfers": []}
     whole, fixed = _from_ring(ring)
     nobody = _unseen(node)
     told = [node.gossip.facts(member.number) for member in ring.members]
     return {
-        "name": node.config.cluster_name,
+        **_named(node),
         "ring": {
             **whole,
             "settled": all(t is None or t.ring == node.topology.name for t in told),
@@ -37,6 +37,10 @@ def cluster_view(node: "Node") -> dict[str, Any]:
         ],
         "transfers": [],
     }
+
+
+def _named(node: "Node") -> dict[str, Any]:
+    return {"name": node.config.cluster_name, "reconciliation": node.config.reconciliation}
 
 
 @lru_cache(maxsize=2)

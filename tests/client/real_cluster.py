@@ -35,8 +35,9 @@ def why_no_real_cluster() -> str:
 class RealCluster:
     is_real = True
 
-    def __init__(self, folder: Path, nodes: int = 3) -> None:
+    def __init__(self, folder: Path, nodes: int = 3, reconciliation: str = "siblings") -> None:
         self._folder = folder
+        self._reconciliation = reconciliation
         self._names = [f"cart-default-{at}" for at in range(nodes)]
         self._ports = free_ports(3 * nodes)
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -84,7 +85,7 @@ class RealCluster:
             "admin_port": admin_port,
             "admin_token": "",
             "quorum": {"r": 2, "w": 2},
-            "reconciliation": "siblings",
+            "reconciliation": self._reconciliation,
             "durability": "buffered",
             "limits": {"valueBytesMax": 1048576, "siblingsMax": 100, "objectBytesMax": 8388608},
             "log": {"format": "text", "level": "info"},

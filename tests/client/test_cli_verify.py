@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from tests.client.fake_cluster import FakeCluster
 from tests.client.fake_store import Version
-from tests.client.real_cluster import RealCluster
+from tests.client.real_cluster import RealCluster, why_no_real_cluster
 
 from dynamo_client.cli import dynamo
 from dynamo_client.client import Protocol
@@ -37,6 +37,19 @@ def test_a_good_store_passes(cluster: FakeCluster | RealCluster, protocol: Proto
     assert counts["acknowledged"] > 20
     assert counts["floors"] > 5
     assert counts["echoes"] == counts["stale reads"] == 0
+
+
+def test_a_cluster_where_the_last_write_wins_is_not_accused(tmp_path: Path) -> None:
+    if why_not := why_no_real_cluster():
+        pytest.skip(why_not)
+    real = RealCluster(tmp_path, reconciliation="lastWriteWins")
+    try:
+        real.start()
+        result = _verify(real.urls[0])
+        assert result.exit_code == 2, result.output
+        assert "reconciliation is lastWriteWins" in result.stderr
+    finally:
+        real.close()
 
 
 def test_for_people(fake: FakeCluster) -> None:

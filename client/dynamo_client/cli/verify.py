@@ -122,6 +122,12 @@ async def _verified(
 
     async with cluster.connect(discover=True) as kv:
         view = await kv.cluster()  # a cluster that isn't there ends it here
+        if (kept := view.get("reconciliation", "siblings")) != "siblings":
+            raise click.UsageError(
+                f"the cluster's reconciliation is {kept}: a write without a context may replace "
+                "what nobody has seen there, so nothing can be said of losses; verify needs a "
+                "cluster that keeps siblings"
+            )
         prefix = f"dynamo-verify-{os.urandom(4).hex()}-"
         trial = Trial(kv, prefix=prefix, keys=keys, concurrency=concurrency, seed=seed)
         trial.history.n = replication(view)
