@@ -15,62 +15,12 @@ Forbidden here: time, the network, where objects are, and who should hold what.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from enum import Enum, Flag, IntEnum, auto
+from enum import Enum, Flag, auto
 from typing import NamedTuple
 
 from dynamo_core.slot_table import SlotTable
 from dynamo_core.slots import Row, Token, holders, moves, next_move, override
-
-
-class Stage(IntEnum):
-    """How far a tenure has come."""
-
-    CLAIMED = 1
-    """Without a seal: it counts when the rule for recovering nodes says so."""
-    TAKEN = 2
-    """The sealed copy is covered; too few other holders know it yet."""
-    COUNTS = 3
-
-
-class Held(NamedTuple):
-    token: Token
-    stage: Stage
-
-
-class Seal(NamedTuple):
-    """A tenure that has ended here. `successor` is 0 for one that ended by a higher token."""
-
-    token: Token
-    successor: int
-
-
-class Asked(IntEnum):
-    """What a successor knows of the seal; set durably before the question leaves."""
-
-    NO = 0
-    MAYBE = 1
-    SEALED = 2
-
-
-class Pulling(NamedTuple):
-    """A half-pulled copy: of one slot, under one token, as of one reap round."""
-
-    slot: int
-    source: Token
-    reap_round: int
-    asked: Asked = Asked.NO
-    whole: bool = False
-    """All pages are in."""
-    cursor: bytes = b""
-    """The place after which the next page begins."""
-
-
-class Custodies(NamedTuple):
-    """What the record holds; the dicts are by slot."""
-
-    held: dict[int, Held]
-    seals: dict[int, Seal]
-    pulling: Pulling | None
+from dynamo_core.tenures import Asked, Custodies, Held, Pulling, Seal, Stage
 
 
 class Standing(Enum):
@@ -134,7 +84,7 @@ class Custody:
         self.pulling: Pulling | None = None
         self._known_by: set[int] = set()
         self.persist: Callable[[Custodies], None] = lambda record: None
-        """Puts the record into the tick's batch; see `handover_messages.record_to_bytes`."""
+        """Puts the record into the tick's batch; see `tenures.record_to_bytes`."""
 
     def load(self, record: Custodies) -> Effect:
         """Take up what the disk has; the table has been loaded before."""
@@ -163,7 +113,7 @@ class Custody:
         """Whether any record of the partition may be here."""
         return bool(self.held or self.seals or self.pulling)
 
-    def standing(self, digest: bytes, wanted: Sequence[int]) -> Standing:
+    def standing(self, digest: bytes) -> Standing:
         """How a request that names the row `digest` is answered."""
         if digest != self._table.digest(self.partition):
             return Standing.OTHER_ROW

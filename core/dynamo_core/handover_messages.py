@@ -1,9 +1,8 @@
-"""Handover's bytes: the record on disk, and what both sides of a slot tell each other.
+"""Handover's messages: what both sides of a slot tell each other, and its bytes.
 
-Owns ROWS, PULL, SEAL, OFFER and COVERED with their encodings, and that of a node's
-custody of a partition. Decoders raise Corrupt for anything malformed and nothing else.
-Each message names the slot and the tenure that it is about: what was said of another
-one is never taken for it.
+Owns PULL, SEAL, OFFER and COVERED with their encodings; ROWS is `slots.pack_rows`.
+Decoders raise Corrupt for anything malformed and nothing else. Each message names the
+slot and the tenure that it is about: what was said of another one is never taken for it.
 
 Forbidden here: what follows from a message (`handover`).
 """
@@ -15,7 +14,7 @@ from typing import Final, NamedTuple
 
 from dynamo_core.copies import Holding, pack_kept_reply, unpack_kept_reply
 from dynamo_core.errors import Corrupt
-from dynamo_core.handover import Answer, Asked, Custodies, Held, Pulling, Seal, Stage
+from dynamo_core.handover import Answer
 from dynamo_core.recovery import Page, pack_page, unpack_page
 from dynamo_core.rounds import Kept
 from dynamo_core.slots import SLOTS_MAX, Row, Token, row_from_bytes, row_to_bytes
@@ -24,9 +23,6 @@ CHECKSUM_BYTES: Final = 8
 ROOT_BYTES: Final = 16
 
 _ABOUT: Final = Struct(">HBQII8s")
-_HELD: Final = Struct(">BQIIB")
-_SEAL: Final = Struct(">BQIII")
-_PULLING: Final = Struct(">BQIIQBB")
 
 
 class About(NamedTuple):
@@ -185,61 +181,6 @@ def unpack_covered(payload: bytes) -> Covered:
 
 # ROWS and ROWS_REPLY: `slots.pack_rows`; the reply has what the receiver knows, durably, of the
 # same partitions.
-
-
-# On disk: META custody/PARTITION
-# u8 n | held: u8 slot | token | u8 stage;  u8 n | seals: u8 slot | token | u32 successor;
-# u8 0 or 1 | pulling: u8 slot | token | u64 round | u8 asked | u8 whole | rest cursor.
-
-
-def record_to_bytes(record: Custodies) -> bytes | None:
-    """None for one that holds nothing: its key is deleted."""
-    held, seals, pulling = record
-    if not (held or seals or pulling):
-        return None
-    parts = [bytes((len(held),))]
-    parts += (_HELD.pack(slot, *h.token, h.stage) for slot, h in sorted(held.items()))
-    parts.append(bytes((len(seals),)))
-    parts += (_SEAL.pack(slot, *s.token, s.successor) for slot, s in sorted(seals.items()))
-    if pulling is None:
-        return b"".join((*parts, b"\x00"))
-    slot, source, reap_round, asked, whole, cursor = pulling
-    fixed = _PULLING.pack(slot, *source, reap_round, asked, whole)
-    return b"".join((*parts, b"\x01", fixed, cursor))
-
-
-def record_from_bytes(data: bytes) -> Custodies:
-    """Raises Corrupt for anything but exactly one."""
-    try:
-        return _record(data)
-    except (struct_error, ValueError, IndexError) as error:
-        raise Corrupt(f"a record of slots of {len(data)} bytes is damaged: {error}") from error
-
-
-def _record(data: bytes) -> Custodies:
-    held: dict[int, Held] = {}
-    seals: dict[int, Seal] = {}
-    at = 1
-    for _ in range(data[0]):
-        slot, epoch, number, holder, stage = _HELD.unpack_from(data, at)
-        held[slot] = Held(Token(epoch, number, holder), Stage(stage))
-        at += _HELD.size
-    n, at = data[at], at + 1
-    for _ in range(n):
-        slot, epoch, number, holder, successor = _SEAL.unpack_from(data, at)
-        seals[slot] = Seal(Token(epoch, number, holder), successor)
-        at += _SEAL.size
-    if data[at] > 1:
-        raise ValueError("it is neither with nor without a half-pulled copy")
-    if not data[at]:
-        if at + 1 != len(data):
-            raise ValueError("something follows it")
-        return Custodies(held, seals, None)
-    slot, epoch, number, holder, reap_round, asked, whole = _PULLING.unpack_from(data, at + 1)
-    cursor = data[at + 1 + _PULLING.size :]
-    source = Token(epoch, number, holder)
-    pulling = Pulling(slot, source, reap_round, Asked(asked), bool(whole), cursor)
-    return Custodies(held, seals, pulling)
 
 
 def _checksum(data: bytes) -> bytes:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynamo_core.handover import Custodies, Custody, Effect
-from dynamo_core.handover_messages import record_from_bytes, record_to_bytes
+from dynamo_core.handover import Custody, Effect
 from dynamo_core.rounds import PREFIX, Rounds, State
+from dynamo_core.slot_table import PREFIX as ROWS
 from dynamo_core.slot_table import SlotTable
-from dynamo_core.slots import Row, Token, join, override
+from dynamo_core.slots import Row, Token, override
+from dynamo_core.tenures import Custodies, record_from_bytes, record_to_bytes
 
 P = 0
 N, R, W = 3, 2, 2
@@ -40,6 +41,9 @@ class Wish:
     given_up: tuple[tuple[int, int], ...] = field(compare=False, default=())
 
 
+FIRST = Wish(1, 0, (1, 2, 3))
+
+
 class Node:
     """`mem` is what it knows, `disk` what outlives a crash."""
 
@@ -60,13 +64,12 @@ class Node:
         self.inc += 1
         self.mem = dict(self.disk)
         self.pending: list[Callable[[], None]] = []
+        stored = sorted((k, v) for k, v in self.mem.items() if isinstance(k, bytes))
         self.rounds = Rounds()
-        self.rounds.load(
-            sorted((k, v) for k, v in self.mem.items() if isinstance(k, bytes) and k.startswith(PREFIX))
-        )
+        self.rounds.load((k, v) for k, v in stored if k.startswith(PREFIX))
         self.rounds.persist = self._persist
         self.table = SlotTable(1)
-        self.table.load((k, v) for k, v in self.mem.items() if isinstance(k, bytes) and k.startswith(b"row/"))
+        self.table.load((k, v) for k, v in stored if k.startswith(ROWS))
         self.table.persist = self._persist
         self.custody = Custody(self.table, P, self.number)
         self.custody.persist = self._record
@@ -75,7 +78,8 @@ class Node:
         self.merged: set[int] = set()
         self.ops: dict[int, Any] = {}
         self.attempt: Any = None
-        self.apply(self.custody.load(Custodies({}, {}, None) if record is None else record_from_bytes(record)))
+        held = Custodies({}, {}, None) if record is None else record_from_bytes(record)
+        self.apply(self.custody.load(held))
 
     def _persist(self, key: bytes, value: bytes | None) -> None:
         if value is None:
@@ -184,10 +188,3 @@ class Node:
 
     def join_rounds(self, theirs: State) -> None:
         self.rounds.join(P, theirs, first=self.copy == (ABSENT,) * len(KEYS))
-
-
-def joined(*rows: Row) -> Row:
-    whole: Row = ()
-    for row in rows:
-        whole = join(whole, row)
-    return whole

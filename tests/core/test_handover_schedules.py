@@ -5,8 +5,9 @@ from itertools import combinations
 from tests.core.handover_model import World
 from tests.core.handover_world import ABSENT, KEYS, Node, Wish
 
-from dynamo_core.handover import Answer, Asked, Effect, Held, Seal, Stage, Standing
+from dynamo_core.handover import Answer, Effect, Standing
 from dynamo_core.slots import Row, Token, holders
+from dynamo_core.tenures import Asked, Held, Seal, Stage
 
 KEY = KEYS[0]
 LAST = KEYS[-1]
@@ -29,11 +30,11 @@ class Play(World):
     def flow(self) -> None:
         self.drain()
 
-    def ring(self, wanted: tuple[int, ...], *, base: Wish | None = None, id: int = 0,
+    def ring(self, wanted: tuple[int, ...], *, base: Wish | None = None, name: int = 0,
              give_up: int = 0, to: tuple[int, ...] = (1, 2, 3, 4, 5, 6)) -> Wish:  # fmt: skip
         base = base or max(m.ring for m in self.nodes.values())
         given_up = base.given_up + (((give_up, base.epoch + 1),) if give_up else ())
-        ring = Wish(base.epoch + 1, id, wanted, given_up)
+        ring = Wish(base.epoch + 1, name, wanted, given_up)
         self.take_ring(ring, to)
         return ring
 
@@ -53,7 +54,9 @@ class Play(World):
         for _ in range(len(KEYS) + 1):
             self.turn(n)
         pulling = self.nodes[n].custody.pulling
-        assert pulling is not None and pulling.whole and pulling.asked is Asked.NO
+        assert pulling is not None
+        assert pulling.whole
+        assert pulling.asked is Asked.NO
 
     def put(self, n: int, key: int = KEY, context: int = 0, tomb: bool = False) -> int:
         """A write by coordinator n; its bit."""
@@ -86,7 +89,7 @@ def seen(m: Node, key: int = KEY) -> int:
     return m.rec(key)[0]
 
 
-def test_schedule_5_a_coordinator_that_is_behind_is_taught_and_the_sealed_side_serves_nothing() -> None:
+def test_schedule_5_a_coordinator_that_is_behind_is_taught_by_who_is_sealed() -> None:
     w = Play()
     first = w.put(1)
     w.cut = {3}
@@ -96,12 +99,13 @@ def test_schedule_5_a_coordinator_that_is_behind_is_taught_and_the_sealed_side_s
     w.turn(4)
     old = w.nodes[1]
     assert old.custody.seals == {0: Seal(Token(1, 0, 1), 4)}
-    assert old.custody.standing(old.digest, old.wanted) is Standing.MOVED
+    assert old.custody.standing(old.digest) is Standing.MOVED
     # Between the seal and its tenure the successor merges, and says that it doesn't count.
-    assert w.nodes[4].custody.standing(w.nodes[4].digest, w.nodes[4].wanted) is Standing.NOT_YET
+    assert w.nodes[4].custody.standing(w.nodes[4].digest) is Standing.NOT_YET
     w.lost = set()
     w.turn(4, times=3)
-    assert w.nodes[4].counts and seen(w.nodes[4]) & first
+    assert w.nodes[4].counts
+    assert seen(w.nodes[4]) & first
     # Node 3 still takes node 1 for a holder: alone with it, it gets no write acknowledged.
     w.cut = {2, 4}
     assert not w.acknowledged_bits() & w.put(3)
@@ -131,19 +135,22 @@ def test_schedule_6_no_deletion_by_a_comparison_from_before_a_late_write() -> No
     old.learn((Token(1, 1, 4), *old.row[1:]))
     assert old.custody.on_covered(0, Token(1, 0, 1), root, old.root) is Effect.NONE
     w.turn(times=4)
-    assert seen(w.nodes[4]) & late and not old.custody.has_copy
+    assert seen(w.nodes[4]) & late
+    assert not old.custody.has_copy
     w.end()
 
 
-def test_schedule_7_two_publishers_the_higher_name_wins_and_what_was_pulled_for_the_other_goes() -> None:
+def test_schedule_7_of_two_rings_the_higher_wins_and_what_was_pulled_goes() -> None:
     w = Play()
     w.put(1)
     base = w.nodes[1].ring
-    w.ring((4, 2, 3), base=base, id=1)
+    w.ring((4, 2, 3), base=base, name=1)
     w.turn(4, times=2)
-    assert w.nodes[4].custody.pulling and seen(w.nodes[4])
-    w.ring((1, 5, 3), base=base, id=2)
-    assert not w.nodes[4].custody.has_copy and w.nodes[4].copy == (ABSENT,) * len(KEYS)
+    assert w.nodes[4].custody.pulling
+    assert seen(w.nodes[4])
+    w.ring((1, 5, 3), base=base, name=2)
+    assert not w.nodes[4].custody.has_copy
+    assert w.nodes[4].copy == (ABSENT,) * len(KEYS)
     w.turn(times=12)
     assert {*holders(w.row(1))} == {1, 5, 3}
     # The lower one comes once more: nobody takes it.
@@ -155,12 +162,12 @@ def test_schedule_7_two_publishers_after_the_seal_its_successor_completes_all_th
     w = Play()
     w.put(1)
     base = w.nodes[1].ring
-    w.ring((4, 2, 3), base=base, id=1)
+    w.ring((4, 2, 3), base=base, name=1)
     w.until_asked(4)
     w.lost = {"sealed"}
     w.turn(4)
     w.lost = set()
-    w.ring((1, 5, 3), base=base, id=2)
+    w.ring((1, 5, 3), base=base, name=2)
     assert w.nodes[4].custody.pulling, "who has asked may have been named"
     w.turn(1, 4, times=3)
     assert holders(w.row(4))[0] == 4
@@ -179,12 +186,15 @@ def test_schedule_8_a_plan_from_an_ownership_that_has_changed_moves_from_who_hol
     w.take_ring(Wish(3, 0, (5, 2, 3)), (1, 2, 3, 4, 5, 6))
     # It asks node 1 first, is taught by it, and then begins.
     w.turn(5)
-    assert w.nodes[5].custody.pulling is None and w.row(5)[0] == Token(1, 1, 4)
+    assert w.nodes[5].custody.pulling is None
+    assert w.row(5)[0] == Token(1, 1, 4)
     w.turn(5)
     pulling = w.nodes[5].custody.pulling
-    assert pulling is not None and pulling.source == Token(1, 1, 4)
+    assert pulling is not None
+    assert pulling.source == Token(1, 1, 4)
     w.end()
-    assert seen(w.nodes[5]) & bit and w.row(1)[0] == Token(1, 2, 5)
+    assert seen(w.nodes[5]) & bit
+    assert w.row(1)[0] == Token(1, 2, 5)
 
 
 def test_a_plan_that_is_taken_back_moves_nothing() -> None:
@@ -210,10 +220,12 @@ def test_schedule_10_an_abandoned_pull_is_begun_anew_and_blocks_reaping_while_it
     assert w.nodes[4].copy == (ABSENT,) * len(KEYS)
     tomb = w.put(2, context=bit, tomb=True)
     w.round(2)
-    assert w.reaped == {tomb: KEY} and w.nodes[1].rec(KEY) == ABSENT
+    assert w.reaped == {tomb: KEY}
+    assert w.nodes[1].rec(KEY) == ABSENT
     w.ring((4, 2, 3))
     w.turn(4)
-    assert w.nodes[4].custody.pulling and w.nodes[4].custody.pulling.cursor == b""
+    assert w.nodes[4].custody.pulling
+    assert w.nodes[4].custody.pulling.cursor == b""
     assert w.nodes[4].committed == 1, "nothing older is taken before the first page"
     w.end()
     assert w.nodes[4].rec(KEY) == ABSENT
@@ -241,7 +253,8 @@ def test_schedule_10_a_volume_that_was_given_up_returns_too_old_and_is_deleted_u
     assert w.nodes[4].counts
     tomb = w.put(2, context=bit, tomb=True)
     w.round(2)
-    assert w.reaped == {tomb: KEY} and seen(w.nodes[3]) & bit
+    assert w.reaped == {tomb: KEY}
+    assert seen(w.nodes[3]) & bit
     w.end()
     assert w.nodes[3].copy == (ABSENT,) * len(KEYS)
 
@@ -258,7 +271,8 @@ def test_a_volume_that_was_given_up_and_is_new_enough_hands_over_before_it_delet
     w.flow()
     assert w.nodes[3].custody.seals == {2: Seal(Token(1, 0, 3), 0)}
     w.end()
-    assert all(seen(w.nodes[n]) & alone for n in (1, 2, 4)) and not w.nodes[3].custody.has_copy
+    assert all(seen(w.nodes[n]) & alone for n in (1, 2, 4))
+    assert not w.nodes[3].custody.has_copy
 
 
 def test_schedule_11_a_claim_counts_only_after_enough_copies_were_merged_under_it() -> None:
@@ -272,13 +286,15 @@ def test_schedule_11_a_claim_counts_only_after_enough_copies_were_merged_under_i
     w.nodes[2].down = True
     w.turn(1, 4, times=4)
     new = w.nodes[4]
-    assert new.merged == {1} and new.custody.held == {2: Held(token, Stage.CLAIMED)}
+    assert new.merged == {1}
+    assert new.custody.held == {2: Held(token, Stage.CLAIMED)}
     assert not new.custody.recovered(2, token, {1}, 2)
-    assert new.custody.standing(new.digest, new.wanted) is Standing.NOT_YET
+    assert new.custody.standing(new.digest) is Standing.NOT_YET
     w.nodes[2].down = False
     w.cut = {3}
     w.turn(1, 2, 4, times=3)
-    assert new.counts and seen(new) & bit
+    assert new.counts
+    assert seen(new) & bit
     # Whoever was merged knows of the claim: the node given up gets no write acknowledged.
     w.cut = set()
     ghost = w.nodes[3]
@@ -304,17 +320,19 @@ def test_schedule_21_a_seal_that_a_newer_plan_supersedes_is_completed_and_then_m
     w.turn(4, times=3)
     assert w.row(4)[0] == Token(1, 1, 4)
     w.end()
-    assert w.row(1)[0] == Token(1, 2, 5) and seen(w.nodes[5]) & bit
+    assert w.row(1)[0] == Token(1, 2, 5)
+    assert seen(w.nodes[5]) & bit
 
 
-def test_schedule_21_a_successor_that_served_unseen_is_overridden_and_hands_over_what_it_has() -> None:
+def test_schedule_21_a_successor_that_served_unseen_is_overridden() -> None:
     w = Play()
     w.put(1)
     w.ring((4, 2, 3))
     w.until_asked(4)
     w.cut = {3}
     w.turn(1, 4, times=5)
-    assert w.nodes[4].counts and holders(w.row(2)) == (4, 2, 3)
+    assert w.nodes[4].counts
+    assert holders(w.row(2)) == (4, 2, 3)
     w.cut = {3, 1}
     served = w.put(4)
     assert w.acknowledged_bits() & served
@@ -327,7 +345,8 @@ def test_schedule_21_a_successor_that_served_unseen_is_overridden_and_hands_over
     w.cut = {4, 1}
     w.tell(w.nodes[5], 2)
     w.turn(2, 3, 5, times=4)
-    assert w.nodes[5].counts and seen(w.nodes[5]) & served
+    assert w.nodes[5].counts
+    assert seen(w.nodes[5]) & served
     # The overridden one is fenced off, and gives what it has before it deletes.
     w.cut = {1}
     w.tell(w.nodes[5], 4)
@@ -339,7 +358,7 @@ def test_schedule_21_a_successor_that_served_unseen_is_overridden_and_hands_over
     assert not w.nodes[4].custody.has_copy
 
 
-def test_a_holder_that_lost_its_disk_takes_a_tenure_above_any_seal_that_the_disk_may_have_had() -> None:
+def test_a_holder_that_lost_its_disk_takes_a_tenure_above_its_seals() -> None:
     w = Play()
     w.put(1)
     w.ring((4, 2, 3))
@@ -421,5 +440,6 @@ def test_who_is_named_by_a_seal_and_was_given_up_is_taken_for_one_that_had_it() 
     w.ring((5, 2, 3), give_up=4, to=(1, 2, 3, 5, 6))
     assert w.row(1)[0] == Token(3, 0, 5)
     w.turn(times=8)
-    assert holders(w.row(2)) == (5, 2, 3) and seen(w.nodes[5]) & bit
+    assert holders(w.row(2)) == (5, 2, 3)
+    assert seen(w.nodes[5]) & bit
     w.end()
