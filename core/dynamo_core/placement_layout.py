@@ -13,7 +13,7 @@ from typing import Final
 PARTNERS_MAX: Final = 2048  # places that are looked at as a partner of one swap
 SIDEWAYS_MAX: Final = 24  # rounds of swaps that leave the cost as it is
 LOOKS_PER_PLACE_MAX: Final = 128  # for each of three rounds: bounds a repair to seconds
-WANDER_MAX: Final = 256  # swaps of a tabu search
+WANDER_MAX: Final = 400  # swaps of a tabu search
 WANDER_PARTNERS_MAX: Final = 128  # places that are looked at as a partner of one of them
 REST: Final = 6  # swaps, at least, for which a place that was swapped stays as it is
 

@@ -151,9 +151,9 @@ def crowded_why(places: int, owners: Sequence[int], zones: Mapping[int, str], ga
     by_zone = Counter(keys[number] for number in owners)
     if len(by_zone) >= gap and max(by_zone.values()) * gap > tokens:
         name, number = max(by_zone, key=lambda zone: (by_zone[zone], zone))
-        who = f"zone {name}" if name else f"node {number}"
+        who = f"Zone {name}" if name else f"Node {number}"
         return (
-            f"{who.capitalize()} owns {by_zone[name, number]} of {tokens} tokens, more than one "
+            f"{who} owns {by_zone[name, number]} of {tokens} tokens, more than one "
             f"in {gap}: somewhere two of them are close."
         )
     return (

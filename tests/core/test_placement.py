@@ -218,7 +218,15 @@ def test_joins_leaves_and_a_replacement_go_into_one_plan() -> None:
     ]
     assert report.moves == report.moves_minimum
     assert report.crowded == 2  # the seam: 256 isn't divisible by 3
-    assert "more than one in 3" in report.crowded_why
+    assert "owns 86 of 256 tokens, more than one in 3" in report.crowded_why
+
+
+def test_a_zone_is_called_by_its_own_name() -> None:
+    three = [node(f"n{i}", f"eu-West-{i}") for i in range(3)]
+    why = replanned(first(three, 3, 16), None).report.crowded_why
+    assert why == "All 3 nodes hold every partition: the order of tokens makes no difference."
+    why = replanned(first([*three, node("x", "eu-West-0")], 3, 16), None).report.crowded_why
+    assert why.startswith("Zone eu-West-")
 
 
 def test_a_crowded_ring_of_earlier_days_is_followed_all_the_same() -> None:
