@@ -119,9 +119,14 @@ class Custody:
             return Standing.OTHER_ROW
         if self.counts:
             return Standing.COUNTS
-        if self.held or (self.pulling and not self.seals):
+        if self.held or (self.pulling and not self._owes):
             return Standing.NOT_YET
         return Standing.MOVED  # a sealed copy never changes
+
+    @property
+    def _owes(self) -> bool:
+        """Whether a successor still needs a copy here as it was sealed."""
+        return any(self.row[slot] == seal.token for slot, seal in self.seals.items())
 
     def blocks_reaping(self, wanted: Sequence[int]) -> str:
         """Why this member says no to a PREPARE; empty when its slots don't stand in the way."""
@@ -178,11 +183,6 @@ class Custody:
                 changed = True
                 if self.row[slot].holder != self.me:
                     self.seals[slot] = Seal(held.token, 0)
-        for slot, token in enumerate(self.row):
-            if token.holder == self.me and slot not in self.held and not self._ended(slot, token):
-                # Nominated, or the disk with the record is lost.
-                self._claim(slot, token)
-                effect |= Effect.CLAIM
         if self.held and self.seals:
             # The copy lives on in another slot; what it has, the others get by anti-entropy.
             outlived = [
@@ -199,13 +199,6 @@ class Custody:
         if changed or effect:
             self._put()
         return effect
-
-    def _claim(self, slot: int, token: Token) -> None:
-        mine = token.claimed()
-        self._raise(slot, mine)
-        self.held[slot] = Held(mine, Stage.CLAIMED)
-        self._known_by.clear()
-        self.seals.pop(slot, None)
 
     def _raise(self, slot: int, token: Token) -> None:
         row = self.row
@@ -263,11 +256,15 @@ class Custody:
 
         `root` is the root of the copy here. Nothing follows for another tenure or copy.
         """
-        if not self._ended(slot, token):
+        if not self._ended(slot, token) or self.row[slot] == token:
             return Effect.NONE
-        if self.row[slot] == token or (theirs != root and not self.held):
+        if not self.held and (theirs != root or self._twice(self.row[slot].holder)):
             return Effect.NONE
         return self._let_go(slot)
+
+    def _twice(self, node: int) -> bool:
+        """Whether a node holds two slots: two copies would become one if the old side deleted."""
+        return sum(token.holder == node for token in self.row) > 1
 
     def on_too_old(self, slot: int, token: Token) -> Effect:
         """The present holders have committed a round that the copy here knows nothing of."""
@@ -305,13 +302,17 @@ class Custody:
                 do = Do.PULL
             return Step(do, pulling.slot, pulling.source)
         move = next_move(self.row, wanted, unable)
-        if move is None or move.target != self.me or self.seals or self.held:
+        if move is None or move.target != self.me or self._owes or self.held:
             return None
         return Step(Do.BEGIN, move.slot, move.source)
 
     def begin(self, slot: int, source: Token, reap_round: int) -> bool:
-        """The holder's rounds are joined, in this batch or an earlier one; pages may come."""
-        if self.pulling or self.seals or self.row[slot] != source or source.holder == self.me:
+        """The holder's rounds are joined, in this batch or an earlier one; pages may come.
+
+        They are merged into a copy of an ended tenure that is still here, if it is as new as
+        the holder's rounds; else that is deleted first, see `on_too_old`.
+        """
+        if self.pulling or self._owes or self.row[slot] != source or source.holder == self.me:
             return False
         self.pulling = Pulling(slot, source, reap_round)
         self._put()
@@ -390,7 +391,7 @@ class Custody:
         self._known_by.clear()
         self._raise(slot, token)
         self._put()
-        return self._enough(w)
+        return self.conform() | self._enough(w)
 
     # What others know
 
@@ -415,6 +416,37 @@ class Custody:
                     self.held[slot] = held._replace(stage=Stage.COUNTS)
                     self._put()
         return Effect.NONE
+
+    def unclaimed(self) -> list[int]:
+        """Slots that the row gives to this node although its disk has no record of that.
+
+        It was nominated, or the disk with the record is lost.
+        """
+        return [
+            slot
+            for slot, token in enumerate(self.row)
+            if token.holder == self.me and slot not in self.held and not self._ended(slot, token)
+        ]
+
+    def claim(self, heard: Collection[int], needed: int) -> Effect:
+        """Take those slots without a seal. `heard`: holders whose rows were joined since the start.
+
+        Not sooner than `needed` were (`slots.needed_to_claim`): one of them knows of any
+        tenure that the lost disk had, and the claim has to stand above its seal.
+        """
+        if len([n for n in holders(self.row) if n in heard and n != self.me]) < needed:
+            return Effect.NONE
+        effect = Effect.NONE
+        for slot in self.unclaimed():
+            mine = self.row[slot].claimed()
+            self._raise(slot, mine)
+            self.held[slot] = Held(mine, Stage.CLAIMED)
+            effect = Effect.CLAIM
+        if effect:
+            self._known_by.clear()
+            self._put()
+            effect |= self.conform()
+        return effect
 
     def recovered(self, slot: int, token: Token, merged: Collection[int], needed: int) -> bool:
         """Whether a claim counts from now on: `merged` are holders whose copies were merged,

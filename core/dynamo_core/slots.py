@@ -121,12 +121,12 @@ def override(row: Row, given_up: Mapping[int, int], wanted: Sequence[int]) -> Ro
 
 
 def needed_to_claim(row: Row, r: int, w: int) -> int:
-    """How many other holders must know of a claim, and be merged, before it counts.
+    """How many other holders must be heard before a claim, then know it and be merged.
 
     With so many, whoever held the slot before finds neither W for a write nor, from R = 2
-    on, R for a read.
+    on, R for a read. Where the row has fewer that count, `recovery.judge` says what follows.
     """
-    n = len(row)
+    n = len(holders(row))
     return min(n - 1, max(n - w + 1, n - r + 1))
 
 

@@ -107,6 +107,7 @@ class Clients:
 
     def on_known(self, m: Node, a: Node, row: Row) -> None:
         m.apply(m.custody.known_by(a.number, row, W))
+        m.heard.add(a.number)
 
     def exchange(self, m: Node, other: int, row: Row) -> None:
         """Rows differ: learn, teach; whatever was wanted is tried again later."""

@@ -6,13 +6,13 @@ row, and what arrives is judged by the rounds that it was built under.
 """
 
 from tests.core.handover_clients import Clients, Violation
-from tests.core.handover_world import ABSENT, KEYS, NODES, Node, Obj, P, W, Wish
+from tests.core.handover_world import ABSENT, KEYS, NODES, Node, Obj, P, R, W, Wish
 
 from dynamo_core import recovery
 from dynamo_core.handover import Answer, Do, Effect
 from dynamo_core.recovery import Lack
 from dynamo_core.rounds import State
-from dynamo_core.slots import Row, Token, holders
+from dynamo_core.slots import Row, Token, holders, needed_to_claim
 from dynamo_core.tenures import Stage
 
 
@@ -27,6 +27,12 @@ class Sides(Clients):
         for to, slot, seal in m.custody.offers():
             names = seal.successor == to and m.row[slot] == seal.token
             self.say("offer", m, to, slot, seal.token, names, m.state(), m.row)
+        if m.custody.unclaimed():
+            for n in holders(m.row):
+                if n != m.number:
+                    self.say("rows", m, n, m.row)
+            needed = 0 if "one row" in self.faults else needed_to_claim(m.row, R, W)
+            m.apply(m.custody.claim(m.heard, needed))
         for n in m.custody.untold():
             self.say("rows", m, n, m.row)
         for slot, held in sorted(m.custody.held.items()):
@@ -55,10 +61,14 @@ class Sides(Clients):
             self.say("begin", m, a.number, slot, source, m.state())
 
     def on_begin(self, m: Node, a: Node, slot: int, source: Token, state: State) -> None:
+        if m.custody.pulling is None and not self.agreed(m.state(), state.committed):
+            for old, seal in list(m.custody.seals.items()):
+                m.apply(m.custody.on_too_old(old, seal.token))
         if m.custody.pulling is None and m.custody.begin(slot, source, state.committed):
             if (
                 m.copy != (ABSENT,) * len(KEYS)
                 and not m.custody.held
+                and not m.custody.seals
                 and "resumed" not in self.faults
             ):
                 raise Violation(f"node {m.number} begins to pull into a copy that is not empty")
@@ -79,7 +89,7 @@ class Sides(Clients):
 
     def on_page(self, m: Node, a: Node, slot: int, source: Token, place: int, obj: Obj, last: bool,
                 state: State) -> None:  # fmt: skip
-        if not m.custody.may_merge(slot, source, state.committed):
+        if not self.fits(m, slot, source, state):
             self.passed(m, slot, source, state)
             return
         if place != (m.custody.pulling.cursor[0] + 1 if m.custody.pulling.cursor else 0):
@@ -87,9 +97,13 @@ class Sides(Clients):
         m.take(place, obj)
         m.custody.pulled(slot, source, bytes((place,)), last)
 
-    def passed(self, m: Node, slot: int, source: Token, state: State) -> None:
+    def fits(self, m: Node, slot: int, source: Token, state: State) -> bool:
+        p = m.custody.pulling
         if "rounds not compared" in self.faults:
-            return
+            return p is not None and (p.slot, p.source) == (slot, source)
+        return m.custody.may_merge(slot, source, state.committed)
+
+    def passed(self, m: Node, slot: int, source: Token, state: State) -> None:
         effect = m.custody.round_passed(slot, source, state.committed)
         m.apply(effect)
         p = m.custody.pulling
@@ -155,7 +169,7 @@ class Sides(Clients):
             return
         pulling = m.custody.pulling
         completing = pulling is not None and (pulling.slot, pulling.source) == (slot, source)
-        if completing and not m.custody.may_merge(slot, source, state.committed):
+        if completing and not self.fits(m, slot, source, state):
             m.walk.pop(job)
             self.passed(m, slot, source, state)
             return
@@ -172,7 +186,8 @@ class Sides(Clients):
             return
         m.walk.pop(job)
         if completing:
-            m.apply(m.custody.walked(slot, source, state.committed, W))
+            same = pulling.reap_round if "rounds not compared" in self.faults else state.committed
+            m.apply(m.custody.walked(slot, source, same, W))
             token = m.custody.held[slot].token if slot in m.custody.held else None
             if token is not None and token.number == source.number + 1:
                 self.chains[slot, token] = self.chain(slot, source)
@@ -200,8 +215,8 @@ class Sides(Clients):
 
     def on_covered(self, m: Node, a: Node, slot: int, source: Token, root: bytes, row: Row) -> None:
         m.learn(row)
-        if "cover of another" in self.faults and slot in m.custody.seals:
-            m.custody.seals.pop(slot)
+        if "cover of another" in self.faults and m.custody.seals:
+            m.custody.seals.clear()
             m.custody._put()
             self.let_go(m, Effect.NONE if m.custody.has_copy else Effect.EMPTY)
             return

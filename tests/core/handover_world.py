@@ -76,6 +76,7 @@ class Node:
         record = self.mem.get("custody")
         self.walk: dict[Any, Any] = {}
         self.merged: set[int] = set()
+        self.heard: set[int] = set()
         self.ops: dict[int, Any] = {}
         self.attempt: Any = None
         held = Custodies({}, {}, None) if record is None else record_from_bytes(record)

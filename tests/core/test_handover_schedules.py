@@ -51,7 +51,9 @@ class Play(World):
 
     def until_asked(self, n: int) -> None:
         """Node n has pulled all pages; the next it does is to ask for the seal."""
-        for _ in range(len(KEYS) + 1):
+        for _ in range(len(KEYS) + 3):
+            if self.nodes[n].custody.pulling and self.nodes[n].custody.pulling.whole:
+                break
             self.turn(n)
         pulling = self.nodes[n].custody.pulling
         assert pulling is not None
@@ -283,9 +285,16 @@ def test_schedule_11_a_claim_counts_only_after_enough_copies_were_merged_under_i
     w.cut = {2, 3}
     w.ring((1, 2, 4), give_up=3, to=(1, 4, 5, 6))
     token = Token(2, 2, 4)
+    new = w.nodes[4]
+    w.turn(1, 4, times=4)
+    assert new.custody.unclaimed() == [2], "it has not heard of enough rows"
+    # Node 2 is heard of, and then can't be reached any more.
+    w.cut = {3}
+    w.lost = {"all"}
+    w.turn(4, times=4)
+    w.cut, w.lost = {2, 3}, set()
     w.nodes[2].down = True
     w.turn(1, 4, times=4)
-    new = w.nodes[4]
     assert new.merged == {1}
     assert new.custody.held == {2: Held(token, Stage.CLAIMED)}
     assert not new.custody.recovered(2, token, {1}, 2)
@@ -339,7 +348,7 @@ def test_schedule_21_a_successor_that_served_unseen_is_overridden() -> None:
     # Who only knows the first row gives node 1 up and wants node 5 in its place.
     w.cut = {4, 1, 2}
     w.ring((5, 2, 3), give_up=1, to=(3, 5, 6))
-    assert w.row(5)[0] == Token(3, 2, 5)
+    assert w.row(5)[0] == Token(3, 0, 5)
     w.turn(5, 3, times=3)
     assert not w.nodes[5].counts, "one holder is not enough"
     w.cut = {4, 1}
@@ -369,7 +378,10 @@ def test_a_holder_that_lost_its_disk_takes_a_tenure_above_its_seals() -> None:
     lost.disk = {"ring": lost.ring}
     lost.start()
     lost.adopt(lost.ring, w.row(2))
-    assert lost.custody.held == {0: Held(Token(1, 2, 1), Stage.CLAIMED)}
+    assert lost.custody.held == {}
+    assert lost.custody.unclaimed() == [0]
+    w.turn(1, times=2)
+    assert lost.custody.held[0].token == Token(1, 2, 1)
     assert Token(1, 0, 1).handed_to(4) < Token(1, 2, 1)
     w.lost = set()
     w.end()
@@ -442,4 +454,66 @@ def test_who_is_named_by_a_seal_and_was_given_up_is_taken_for_one_that_had_it() 
     w.turn(times=8)
     assert holders(w.row(2)) == (5, 2, 3)
     assert seen(w.nodes[5]) & bit
+    w.end()
+
+
+def test_a_claim_waits_for_the_rows_of_others_and_stands_above_all_of_them() -> None:
+    """Whoever tells an empty disk its row may not know the last tenure that the disk had."""
+    w = Play()
+    w.ring((4, 2, 3))
+    w.turn(times=12)
+    w.cut = {6}
+    w.ring((1, 2, 3), to=(1, 2, 3, 4, 5))
+    w.turn(times=12)
+    w.ring((5, 2, 3), to=(1, 2, 3, 4, 5))
+    w.until_asked(5)
+    w.lost = {"sealed"}
+    w.turn(5)
+    lost = w.nodes[1]
+    assert lost.custody.seals == {0: Seal(Token(1, 2, 1), 5)}
+    # Its next disk is told by node 6, which knows of the first tenure alone.
+    w.cut = {2, 3, 4, 5}
+    lost.disk = {"ring": lost.ring}
+    lost.start()
+    lost.adopt(lost.ring, (Token(1, 0, 1), Token(1, 0, 2), Token(1, 0, 3)))
+    w.turn(1, times=3)
+    assert lost.custody.held == {}
+    w.cut, w.lost = set(), {"offer", "sealed"}
+    w.turn(1, times=2)
+    assert lost.custody.held[0].token == Token(1, 4, 1) > Token(1, 2, 1).handed_to(5)
+    w.end()
+
+
+def test_the_old_side_keeps_its_copy_while_its_successor_holds_two_slots() -> None:
+    """Two copies that acknowledged a write would become one, on one disk."""
+    w = Play()
+    bit = w.put(1)
+    w.ring((2, 4, 3))  # node 1 goes, node 4 comes
+    w.until_asked(4)
+    w.lost = {"sealed"}
+    w.turn(4)
+    old = w.nodes[1]
+    row = (Token(1, 1, 2), Token(1, 0, 2), Token(1, 0, 3))
+    old.learn(row)
+    assert old.custody.on_covered(0, Token(1, 0, 1), old.root, old.root) is Effect.NONE
+    old.learn((Token(1, 2, 4), *row[1:]))
+    assert old.custody.on_covered(0, Token(1, 0, 1), old.root, old.root) is Effect.EMPTY
+    assert seen(old) & bit
+
+
+def test_who_is_wanted_again_before_its_old_copy_is_covered_goes_on_with_it() -> None:
+    w = Play()
+    bit = w.put(1)
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    w.lost = {"covered"}
+    w.turn(times=5)
+    assert w.nodes[4].counts
+    assert w.nodes[1].custody.seals
+    w.ring((1, 2, 3))
+    w.turn(1, times=3)
+    assert w.nodes[1].custody.pulling
+    assert seen(w.nodes[1]) & bit
+    w.turn(times=8)
+    assert holders(w.row(2)) == (1, 2, 3)
     w.end()
