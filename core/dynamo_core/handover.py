@@ -6,7 +6,7 @@ serves nothing by that slot, and deletes when a present holder has proven that i
 the whole sealed copy. The successor pulls, asks for the seal, walks what still differs
 and takes the next token; it counts once W-1 other holders know of that durably. Without
 a seal there is only the claim, which follows the rule for recovering nodes (design:
-handover; docs/decisions/0010).
+handover; docs/decisions/0012).
 
 Every change goes to `persist` (and the row to the table's) in the same step. Whatever a
 method returns may be sent, and a new row acted under, only once that is fsynced.
