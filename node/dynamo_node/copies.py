@@ -279,7 +279,8 @@ class Copies:
         await self._settle(partition)
         mine = self.holding(partition)
         heard = self._heard.get(partition, {})
-        if partition in copies.too_old({**heard, self._node.topology.number: mine}, 0):
+        me = self._node.topology.number
+        if me in copies.too_old({**heard, me: mine}, 0):
             return None
         old = copies.too_old(heard, mine.state.committed)
         return Sources([o for o in sorted(fresh) if o not in old], [o for o in old if o in fresh])

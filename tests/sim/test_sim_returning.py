@@ -10,7 +10,7 @@ from tests.sim.world import Machine
 
 from dynamo_core.outcomes import Kind
 from dynamo_core.wire import Op
-from dynamo_node.config import Timing
+from dynamo_node.config import BUFFERED, Timing
 
 FAST = replace(Timing(), reap_delay_ms=200)
 
@@ -20,6 +20,8 @@ def _snapshot_then_reap(play: Play, back: list[Machine]) -> list[Any]:
     play.put()
     play.world.run_for(2.0)
     play.kill(*back)
+    for machine in back:
+        machine.disk.sync(len(machine.disk.unsynced))
     snapshots = [machine.disk.snapshot() for machine in back]
     play.start(*back)
     play.world.run_until(play.world.all_linked, 30.0)
@@ -190,3 +192,26 @@ def test_a_volume_that_returns_from_when_it_was_new_brings_nothing_back(seed: in
             play.world.run_for(0.1)
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         assert not any(_has_record(play, owner) for owner in owners)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_old_copy_merges_nothing_while_it_waits_for_one_that_counts(seed: int) -> None:
+    # Seed 1000678: after a power cut everywhere nobody counts yet, and one disk is old.
+    with _play(seed, 5, timing=FAST, durability=BUFFERED) as play:
+        owners, _ = _in_order(play)
+        back = owners[seed % 3]
+        snapshots = _snapshot_then_reap(play, [back])
+        machines = play.world.machines
+        for machine in machines:
+            play.world.crash(machine, power=True)
+        back.disk.roll_back(snapshots[0])
+        first, third = owners[(seed + 1) % 3], owners[(seed + 2) % 3]
+        play.start(*(machine for machine in machines if machine not in (back, third)))
+        assert _asked(play, first, Op.PUT).kind == Kind.WRITTEN
+        play.start(back)
+        play.world.run_for(5.0)
+        play.start(third)
+        play.until_handed_off()
+        play.world.run_until(lambda: _settled(play, owners), 60.0)
+        shown = _asked(play, back, Op.GET)
+        assert [s.value for s in shown.siblings] == [b"v"], "what was written since, and no more"
