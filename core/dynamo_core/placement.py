@@ -145,12 +145,14 @@ def _arranged(
     then leavers, who are due no token."""
     numbers = sorted(targets)
     leavers = sorted(set(before or ()) - targets.keys())
-    keys = zone_keys(zones)
+    zone_of_all = {**(ring.zones if ring else {}), **zones}
+    if len(set(zones.values())) == 1:  # there is nothing to keep apart but nodes
+        zone_of_all = dict.fromkeys(zone_of_all, "")
+    keys = zone_keys({number: zone_of_all[number] for number in numbers})
     ranked = sorted(set(keys.values()))
     zone_gap = min(replication, len(ranked))
-    if ring and leavers:
-        keys |= zone_keys({number: ring.zones[number] for number in leavers})
-        ranked += sorted(set(keys.values()) - set(ranked))
+    keys |= zone_keys({number: zone_of_all[number] for number in leavers})
+    ranked += sorted(set(keys.values()) - set(ranked))
     zone_index = {key: i for i, key in enumerate(ranked)}
     nodes = numbers + leavers
     zone_of = [zone_index[keys[number]] for number in nodes]
