@@ -20,6 +20,7 @@ from dynamo_core.records import DIGEST_BYTES, SEVERAL, Record, Stamp
 from dynamo_core.ring import partition_of
 from dynamo_core.rounds import Rounds
 from dynamo_node import meta
+from dynamo_node.opening import StorageError
 from dynamo_node.refusals import NoRoomError, ReadOnlyError, ReapedError
 from dynamo_node.storage import HINTS, META, Done, Store
 from dynamo_node.turns import Turns
@@ -146,7 +147,7 @@ class HintStore:
                 self.put(place, Record(result, mark, lowest), data)
             self._store.commit(done, sync)
 
-        self._turns.take(HINTS, place, kept)
+        self._turns.take(HINTS, place, kept, done)
 
     def put(self, place: bytes, record: Record, old: bytes | None) -> None:
         """Put a hint's record into the batch in the place of `old`; within that place's turn."""
@@ -170,7 +171,7 @@ class HintStore:
                 self._store.delete(HINTS, place)
                 self._counted(place, len(data), -1)
 
-        self._turns.take(HINTS, place, forget)
+        self._turns.take(HINTS, place, forget, _stays)
 
     def refused_as_reaped(self, place: bytes, sent: bytes, reap_round: int) -> bool:
         """Its target has committed `reap_round`, beyond the hint's; whether it stays here.
@@ -194,7 +195,7 @@ class HintStore:
             if data == sent:
                 self.put(place, restamped, data)
 
-        self._turns.take(HINTS, place, restamp)
+        self._turns.take(HINTS, place, restamp, _stays)
         return True
 
     def _counted(self, place: bytes, size: int, sign: int) -> None:
@@ -235,6 +236,10 @@ class HintStore:
         if self._marks.get((partition, target)) == made:
             del self._marks[partition, target]
             self._store.delete(META, _mark_key(partition, target))
+
+
+def _stays(error: StorageError) -> None:
+    """The store has failed: the hint stays on its disk, for the next incarnation."""
 
 
 def _incarnation_of(data: bytes) -> bytes:

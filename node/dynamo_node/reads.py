@@ -116,11 +116,11 @@ class GetOperation(InFlight):
         self._ask_all(asks)
         self._after_reply()
 
-    def _damaged(self, error: Corrupt) -> None:
+    def _damaged(self, error: DynamoError) -> None:
         """What is stored here can't be used: the others have to do."""
         if self._finished:
             return
-        log.error("a record of this node is damaged: %s", error)
+        log.error("a record of this node can't be read: %s", error)
         self._ask_all(self._machine.failed(self._machine.local))
         self._after_reply()
 

@@ -27,6 +27,7 @@ from dynamo_node.awaiting import given
 from dynamo_node.config import HINTS_BYTES_MAX, Limits
 from dynamo_node.disk import Disk, new_incarnation
 from dynamo_node.hints import HintStore
+from dynamo_node.opening import StorageError
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.refusals import ReadOnlyError, ReapedError, RefusedError
 from dynamo_node.storage import HINTS, OBJECTS, Done
@@ -102,7 +103,7 @@ class Replica:
         digest: bytes,
         owners: tuple[int, ...],
         done: WithValue,
-        damaged: Callable[[Corrupt], None],
+        damaged: Callable[[DynamoError], None],
     ) -> None:
         """The encoded object this node can show of `key`: its own and its hints, merged.
 
@@ -121,13 +122,13 @@ class Replica:
                     return
                 done(obj)
 
-            self._turns.take(OBJECTS, skey, found)
+            self._turns.take(OBJECTS, skey, found, damaged)
             return
         places = [(OBJECTS, skey)]
         places += [(HINTS, records.hint_key(o, digest, key)) for o in owners if o in hinted]
         left = len(places)
         whole: bytes | None = None
-        trouble: Corrupt | None = None
+        trouble: Corrupt | StorageError | None = None
 
         def got(record: bytes | None) -> None:
             nonlocal left, whole, trouble
@@ -146,14 +147,21 @@ class Replica:
             else:
                 damaged(trouble)
 
+        def failed(error: StorageError) -> None:
+            nonlocal trouble
+            trouble = error
+            got(None)
+
         for family, place in places:
-            self._turns.take(family, place, got)
+            self._turns.take(family, place, got, failed)
 
     async def read_async(self, key: bytes, digest: bytes, owners: tuple[int, ...]) -> bytes | None:
         """`read` as a coroutine."""
         return await given(partial(self.read, key, digest, owners))
 
-    def read_own(self, skey: bytes, done: WithValue, damaged: Callable[[Corrupt], None]) -> None:
+    def read_own(
+        self, skey: bytes, done: WithValue, damaged: Callable[[DynamoError], None]
+    ) -> None:
         """The encoded object of this node's own record at digest + key, hints left aside."""
 
         def found(data: bytes | None) -> None:
@@ -164,7 +172,7 @@ class Replica:
                 return
             done(obj)
 
-        self._turns.take(OBJECTS, skey, found)
+        self._turns.take(OBJECTS, skey, found, damaged)
 
     async def read_own_async(self, skey: bytes) -> bytes | None:
         """`read_own` as a coroutine; raises Corrupt for a damaged record."""
@@ -207,7 +215,7 @@ class Replica:
                 self._put_object(skey, held.obj, Record(result, held.mark))
             self._store.commit(done, sync)
 
-        self._turns.take(OBJECTS, skey, merged)
+        self._turns.take(OBJECTS, skey, merged, done)
 
     def take_round(self, partition: int, reap_round: int, then: Callable[[], None]) -> None:
         """Stamp with at least `reap_round` from now on; `then` once that is fsynced."""
@@ -272,7 +280,7 @@ class Replica:
             minted(obj, context.with_dot(dot), reap_round)
             self._store.commit(done)
 
-        self._turns.take(family, place, mint_into)
+        self._turns.take(family, place, mint_into, refused)
 
     def _minted(self, record: Record | None, write: NewWrite) -> tuple[bytes, Dot, Clock]:
         minter = self.minter
@@ -356,7 +364,7 @@ class Replica:
                 return
             self._store.commit(done, sync=True)
 
-        self._turns.take(OBJECTS, skey, reap)
+        self._turns.take(OBJECTS, skey, reap, done)
 
     def _reap(self, skey: bytes, held: Record) -> None:
         if objects.has_value(held.obj):

@@ -126,8 +126,8 @@ class Service:
                     return
             caller.reply(request_id, Type.READ_REPLY, reply)
 
-        def damaged(error: Corrupt) -> None:
-            self._error(caller, frame, Code.STORAGE, f"the record here is damaged: {error}")
+        def damaged(error: DynamoError) -> None:
+            self._error(caller, frame, Code.STORAGE, f"the record here can't be read: {error}")
 
         node.replica.read(key, place.digest, place.owners, read, damaged)
 

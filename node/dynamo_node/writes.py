@@ -251,7 +251,7 @@ class PutOperation(InFlight):
                 return
             self._resend(sends, obj, stamp)
 
-        def damaged(error: Corrupt) -> None:
+        def damaged(error: DynamoError) -> None:
             read(None)
 
         self._coordinator.replica.read(request.key, place.digest, place.owners, read, damaged)

@@ -176,8 +176,8 @@ def test_an_interrupted_import_goes_on(
     fake: FakeCluster, tmp_path: Path, how: signal.Signals, packed: bool
 ) -> None:
     path = tmp_path / "records"
-    path.write_bytes(gzip.compress(_lines(700)) if packed else _lines(700))
-    command = ["import", str(path), "--url", fake.urls[0], "--rate", "300"]
+    path.write_bytes(gzip.compress(_lines(1500)) if packed else _lines(1500))
+    command = ["import", str(path), "--url", fake.urls[0], "--rate", "100"]
     with subprocess.Popen(
         [sys.executable, "-m", "dynamo_client.cli", *command],
         stdout=subprocess.PIPE,
@@ -201,8 +201,8 @@ def test_an_interrupted_import_goes_on(
     assert f"going on after line {done:,}" in result.stderr
     document = json.loads(result.stdout)
     assert document["skipped_lines"] == done
-    assert document["records"] == 700 - done
-    assert len(fake.store.objects) == 700
+    assert document["records"] == 1500 - done
+    assert len(fake.store.objects) == 1500
     assert not checkpoint.exists()
 
 

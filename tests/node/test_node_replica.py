@@ -11,6 +11,7 @@ from tests.node.hooked_rocksdb import HookedRocksDB
 from dynamo_core import objects, records
 from dynamo_core.actors import Minter
 from dynamo_core.errors import Corrupt, DynamoError
+from dynamo_core.frames import NO_RING
 from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.outcomes import Kind
 from dynamo_core.records import Stamp
@@ -20,6 +21,7 @@ from dynamo_node import storage
 from dynamo_node.config import Limits
 from dynamo_node.disk import Disk
 from dynamo_node.kv import BODY_JSON_ROOM
+from dynamo_node.opening import StorageError
 from dynamo_node.refusals import RefusedError
 from dynamo_node.replica import NewWrite, Replica
 from dynamo_node.storage import HINTS, OBJECTS, Store
@@ -350,3 +352,26 @@ async def test_a_clock_is_bounded_long_before_its_context_can_not_be_sent(fresh:
     assert refused.value.kind == Kind.TOO_MANY_SIBLINGS
     _, context = await fresh.mint(None, held.clock)
     assert len(context.to_bytes()) * 4 // 3 < BODY_JSON_ROOM, "a delete is always written"
+
+
+async def test_of_a_store_that_has_failed_everybody_is_told_by_the_way_asked_for(
+    fresh: Bench,
+) -> None:
+    # Seed 2002822: it was raised into the connection that a reply had come by.
+    fresh.store._break(OSError("I/O error"))
+    replica, digest = fresh.replica, position(KEY)
+    told: list[BaseException | None] = []
+
+    def never(*found: object) -> None:
+        pytest.fail("a store that has failed says nothing")
+
+    replica.read(KEY, digest, OWNERS, never, told.append)
+    replica.read_own(PLACE, never, told.append)
+    replica.merge(KEY, digest, _blind(1, b"v"), 0, told.append)
+    replica.reap(PLACE, bytes(16), told.append)
+    replica.hints.keep(KEY, digest, 2, _blind(1, b"v"), Stamp(0, *NO_RING), told.append)
+    write = NewWrite(EMPTY, False, bytes(16), 0, "", b"v")
+    replica.mint(KEY, digest, 0, write, never, told.append, never)
+    assert [type(error) for error in told] == [StorageError] * 6
+    replica.hints.forget(PLACE, b"")
+    fresh.store._broken = None  # for the fixture to close it
