@@ -56,7 +56,9 @@ class Member:
             (k, v) for k, v in self.mem.items() if isinstance(k, bytes)))  # fmt: skip
         self.rounds.persist = self._persist
         self.pending: list[Callable[[], None]] = []
-        self.sure = not self.owner or self.lack == Lack.EMPTY
+        if self.lack == Lack.EMPTY and self.rec != ABSENT:
+            self.mem["merged"] = True  # what lies there may be of long ago: `Standing.returned`
+        self.sure = not self.owner or (self.lack == Lack.EMPTY and not self.merged_any)
         self.told: dict[int, Any] = {}
         self.merged: dict[int, tuple[int, Lack]] = {}
         self.attempt: Any = None
