@@ -217,7 +217,7 @@ class Clients:
             whole = ABSENT
             for n in tally.counted:
                 whole = merge(whole, rest[1].get(n, ABSENT))
-            self.shown(key, whole, rest[0], f"a read at {tally.counted}")
+            self.shown(key, whole, rest[0], f"a read at {tally.counted}", rest[2])
             self.contexts[key] = whole[0]
             self.reads += 1
         m.ops.pop(op)
@@ -225,15 +225,18 @@ class Clients:
     def read(self, m: Node, key: int) -> None:
         op = self.next_op
         self.next_op += 1
-        m.ops[op] = ["read", key, Tally(m.row), self.acked[key], {}]
+        # What is reaped while a read is under way may still be shown by it.
+        m.ops[op] = ["read", key, Tally(m.row), self.acked[key], {}, dict(self.reaped)]
         self.ask(m, op)
         if m.counts:
             self.acknowledged(m, op, m.number, m.row, m.rec(key))
 
-    def shown(self, key: int, whole: Obj, expected: int, where: str) -> None:
+    def shown(
+        self, key: int, whole: Obj, expected: int, where: str, reaped: dict[int, int] | None = None
+    ) -> None:
         if missing := self.missing(key, expected, whole):
             raise Violation(f"{where} misses {missing:b} of key {key}")
-        for tomb, of in self.reaped.items():
+        for tomb, of in (self.reaped if reaped is None else reaped).items():
             if of == key and (back := whole[1] & self.cover[tomb] & ~self.tombs):
                 raise Violation(f"{where}: {back:b} of key {key} is back, reaped with {tomb:b}")
 

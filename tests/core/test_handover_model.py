@@ -4,7 +4,7 @@ import pytest
 from tests.core.handover_clients import Violation
 from tests.core.handover_model import run
 
-HISTORIES = 80
+HISTORIES = 60
 STEPS = 60
 
 
