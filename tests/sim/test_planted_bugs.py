@@ -9,23 +9,18 @@ the checker.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 import pytest
-from tests.sim import run as whole_run
 from tests.sim.disk import SimStore
 from tests.sim.loop import SimFailure
-from tests.sim.shape import Shape
-from tests.sim.workload import Clients
-from tests.sim.world import Machine, World
+from tests.sim.play import PATIENCE_S, Play
 
 from dynamo_core import copies, objects, returning
 from dynamo_core.actors import Minter, actor_bytes
 from dynamo_core.errors import DynamoError
 from dynamo_core.get_quorum import GetQuorum
-from dynamo_core.history import ACKNOWLEDGED, Operation
-from dynamo_core.history_check import check
+from dynamo_core.history import ACKNOWLEDGED
 from dynamo_core.history_report import Report
 from dynamo_core.objects import Object
 from dynamo_core.returning import Judged, Step
@@ -37,88 +32,6 @@ from dynamo_node.replica import Replica
 from dynamo_node.storage import OBJECTS
 
 SEEDS = range(6)
-PATIENCE_S = 30.0
-
-
-class Play:
-    """One world with one key, and the words a scenario is written in."""
-
-    def __init__(self, seed: int, nodes: int, **config: Any) -> None:
-        self.world = World(seed, Shape(nodes=nodes, keys=1))
-        for machine in self.world.machines:
-            machine.config = replace(machine.config, **config)
-        self.clients = Clients(self.world, Random(f"{seed}/clients"))
-        self.key = self.clients.keys[0]
-        self.world.form()
-        place = self.machine(0).topology.place(self.key)
-        by_number = {m.node.topology.number: m for m in self.world.machines if m.node is not None}
-        self.owners = [by_number[number] for number in place.owners]
-        self.others = [m for m in self.world.machines if m not in self.owners]
-
-    def machine(self, at: int) -> Any:
-        return self.world.machines[at].node
-
-    def ask(self, op: Op, client: int = 0, context: bool = False) -> Operation:
-        """One operation to its end, tried again while it is refused; its record."""
-        held = self.clients._contexts.get((client, self.key)) if context else None
-        for _ in range(20):
-            self.clients.call(op, self.key, client, held)
-            self.world.run_until(lambda: not self.clients.unfinished, PATIENCE_S)
-            done = self.clients.history.operations[-1]
-            if done.outcome == ACKNOWLEDGED:
-                break
-        return done
-
-    def put(self, client: int = 0, context: bool = False) -> Operation:
-        done = self.ask(Op.PUT, client, context)
-        assert done.outcome == ACKNOWLEDGED, done
-        return done
-
-    def kill(self, *machines: Machine, power: bool = False) -> None:
-        """With `power` nothing survives that wasn't fsynced: the worst of what may happen."""
-        for machine in machines:
-            if power:
-                machine.disk.unsynced.clear()
-            self.world.crash(machine, power)
-        self.world.run_for(2.0)
-
-    def start(self, *machines: Machine) -> None:
-        for machine in machines:
-            self.world.start(machine)
-        self.world.run_until(
-            lambda: all(m.node is not None and m.node.ready for m in machines), PATIENCE_S
-        )
-
-    def cut_off(self, machines: list[Machine], cut: bool = True) -> None:
-        """No frame passes between `machines` and the rest."""
-        for one in machines:
-            for other in self.world.machines:
-                if other not in machines:
-                    self.world.block(one.name, other.name, cut)
-                    self.world.block(other.name, one.name, cut)
-        if cut:  # until everybody has noticed
-            self.world.run_for(5.0)
-
-    def until_handed_off(self) -> None:
-        """All hints are gone from the machines that run."""
-        self.world.run_until(
-            lambda: all(m.node is None or not m.node.replica.hints.by_target
-                        for m in self.world.machines), PATIENCE_S,
-        )  # fmt: skip
-
-    def judged(self) -> Report:
-        """Heal, let it converge, read, and check."""
-        world, history = self.world, self.clients.history
-        for machine in world.machines:
-            machine.disk.temper.slowness = 1.0
-        self.start(*world.machines)
-        world.run_until(world.all_linked, PATIENCE_S)
-        world.run_for(PATIENCE_S)
-        history.healed_at = world.now
-        for _ in range(3):
-            self.ask(Op.GET, 99)
-        whole_run._record_copies(world, self.clients)
-        return check(history)
 
 
 Scenario = Callable[[int], Report]
@@ -335,7 +248,7 @@ def tombstone_reaped_by_a_timer(patch: pytest.MonkeyPatch) -> None:
 
             def reap() -> None:
                 with suppress(DynamoError):  # its store may be gone by then
-                    self.remove(skey, leaf, lambda error: None)
+                    self.reap(skey, leaf, lambda error: None)
 
             asyncio.get_running_loop().call_later(4.0, reap)
 

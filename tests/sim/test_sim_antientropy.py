@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.sim import run as whole_run
-from tests.sim.test_planted_bugs import Play
+from tests.sim.play import Play
 from tests.sim.world import Machine, World
 
 from dynamo_core import antientropy, exchange, merkle, objects, records, recovery

@@ -1,91 +1,34 @@
 """Coordination under faults that nobody has noticed yet, with the node's own parts."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from tests.sim.test_planted_bugs import Play
-from tests.sim.world import Machine
+from tests.sim.play import asked, cut, in_order, played, reaped
 
-from dynamo_core.history import ACKNOWLEDGED
 from dynamo_core.outcomes import Kind
-from dynamo_core.wire import Op, Operation
+from dynamo_core.wire import Op
 from dynamo_node.config import Timing
 from dynamo_node.storage import HINTS
 
 TIMEOUT_MS = 2000
 
 
-@contextmanager
-def _play(seed: int, nodes: int, **config: Any) -> Iterator[Play]:
-    play = Play(seed, nodes, **config)
-    try:
-        yield play
-    finally:
-        play.world.close()
-
-
-def _asked(play: Play, at: Machine, op: Op, **more: Any) -> Any:
-    """The outcome of one operation at one node, asked once; the history doesn't know of it."""
-    outcomes: list[Any] = []
-    node, process = at.node, at.process
-    assert node is not None
-    assert process is not None
-    asked = Operation(op, play.key, write_id=bytes(15) + b"x", value=b"v")._replace(**more)
-    process.loop.call_soon(lambda: node.coordinator.operate(asked, TIMEOUT_MS, outcomes.append))
-    play.world.run_until(lambda: bool(outcomes), 30.0)
-    return outcomes[0]
-
-
-def _in_order(play: Play) -> tuple[list[Machine], list[Machine]]:
-    """Owners and stand-ins of the key, in the order of its preference list."""
-    by_number = {m.node.topology.number: m for m in play.world.machines if m.node is not None}
-    place = play.machine(0).topology.place(play.key)
-    return [by_number[n] for n in place.owners], [by_number[n] for n in place.others]
-
-
-def _cut(play: Play, machines: list[Machine]) -> None:
-    """Frames between `machines` and the rest vanish from now on; nobody is told."""
-    for one in machines:
-        for other in play.world.machines:
-            if other not in machines:
-                play.world.block(one.name, other.name, True)
-                play.world.block(other.name, one.name, True)
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_a_write_where_all_owners_fall_silent_is_taken_by_stand_ins(seed: int) -> None:
-    with _play(seed, 6) as play:
-        _, others = _in_order(play)
-        _cut(play, others)
-        done = _asked(play, others[0], Op.PUT)
+    with played(seed, 6) as play:
+        _, others = in_order(play)
+        cut(play, others)
+        done = asked(play, others[0], Op.PUT)
         assert (done.kind, done.standin) == (Kind.WRITTEN, 2), done
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_write_finds_the_one_stand_in_that_is_left(seed: int) -> None:
-    with _play(seed, 7) as play:
-        owners, others = _in_order(play)
-        _cut(play, [owners[0], others[-1]])
-        done = _asked(play, owners[0], Op.PUT)
+    with played(seed, 7) as play:
+        owners, others = in_order(play)
+        cut(play, [owners[0], others[-1]])
+        done = asked(play, owners[0], Op.PUT)
         assert (done.kind, done.primary, done.standin) == (Kind.WRITTEN, 1, 1), done
-
-
-def _reaped(play: Play) -> int:
-    """Write and delete the key until its tombstone is reaped; the round of its partition."""
-    play.put()
-    play.ask(Op.GET)
-    assert play.ask(Op.DELETE, context=True).outcome == ACKNOWLEDGED
-    owners, _ = _in_order(play)
-    partition = play.machine(0).topology.place(play.key).partition
-
-    def committed() -> list[int]:
-        return [o.node.replica.rounds.committed(partition) for o in owners if o.node is not None]
-
-    play.world.run_until(lambda: len(committed()) == 3 and min(committed()) > 0, 120.0)
-    return min(committed())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -93,19 +36,19 @@ def test_what_a_stand_in_with_a_new_disk_acknowledged_outlives_the_rounds_it_did
     seed: int,
 ) -> None:
     # Its hint carries no round: the owners have committed some with its last disk's yes.
-    with _play(seed, 5, w=1, timing=replace(Timing(), reap_delay_ms=200)) as play:
-        _reaped(play)
-        owners, others = _in_order(play)
+    with played(seed, 5, w=1, timing=replace(Timing(), reap_delay_ms=200)) as play:
+        reaped(play)
+        owners, others = in_order(play)
         play.kill(*owners, others[0])
         others[0].disk.wipe()
         play.start(others[0])
         play.kill(others[1])  # which has told it the ring
-        assert _asked(play, others[0], Op.PUT).kind == Kind.WRITTEN
+        assert asked(play, others[0], Op.PUT).kind == Kind.WRITTEN
         play.start(*owners, others[1])
         play.world.run_until(play.world.all_linked, 30.0)
         play.until_handed_off()
         play.world.run_for(5.0)
-        assert _asked(play, owners[0], Op.GET).kind == Kind.VALUES
+        assert asked(play, owners[0], Op.GET).kind == Kind.VALUES
 
 
 @pytest.mark.parametrize("at_stand_in", [False, True])
@@ -114,8 +57,8 @@ def test_a_write_through_a_rolled_back_disk_brings_nothing_else_back(
     seed: int, at_stand_in: bool
 ) -> None:
     # Refused as older than the round, it must not send the reaped value along under a new one.
-    with _play(seed, 5, timing=replace(Timing(), reap_delay_ms=200)) as play:
-        owners, others = _in_order(play)
+    with played(seed, 5, timing=replace(Timing(), reap_delay_ms=200)) as play:
+        owners, others = in_order(play)
         back = others[0] if at_stand_in else owners[2]
         if at_stand_in:
             play.kill(owners[2])  # for whom it keeps a hint
@@ -125,24 +68,24 @@ def test_a_write_through_a_rolled_back_disk_brings_nothing_else_back(
         snapshot = back.disk.snapshot()
         play.start(back, owners[2])
         play.until_handed_off()
-        _reaped(play)
+        reaped(play)
         play.kill(back)
         back.disk.roll_back(snapshot)
         if at_stand_in:
             play.kill(*owners)
         play.start(back)
-        _asked(play, back, Op.PUT)
+        asked(play, back, Op.PUT)
         play.start(*owners)
         play.world.run_for(1.0)
         for owner in owners:
             if owner is not back:
-                shown = _asked(play, owner, Op.GET, quorum=1).siblings
+                shown = asked(play, owner, Op.GET, quorum=1).siblings
                 assert [s.value for s in shown] == [b"v"]
 
 
 def test_nodes_that_shut_down_are_chosen_last() -> None:
-    with _play(5, 6, timing=replace(Timing(), drain_ms=5000)) as play:
-        owners, others = _in_order(play)
+    with played(5, 6, timing=replace(Timing(), drain_ms=5000)) as play:
+        owners, others = in_order(play)
         for machine in (owners[0], others[0]):
             play.world.stop(machine)
         play.world.run_for(0.5)
@@ -156,7 +99,7 @@ def test_nodes_that_shut_down_are_chosen_last() -> None:
         assert place.others == (numbers[4], numbers[5], numbers[3])
         assert topology.staying_first(place.owners) == (*numbers[1:3], numbers[0])
         # It still counts while it is there.
-        done = _asked(play, others[1], Op.PUT, quorum=3)
+        done = asked(play, others[1], Op.PUT, quorum=3)
         assert (done.kind, done.primary) == (Kind.WRITTEN, 3)
         play.world.run_until(lambda: owners[0].node is None and others[0].node is None, 30.0)
         play.start(owners[0], others[0])
@@ -165,39 +108,39 @@ def test_nodes_that_shut_down_are_chosen_last() -> None:
 
 @pytest.mark.parametrize("full", [1, 2, 3])
 def test_writes_go_on_at_and_around_owners_whose_disks_are_full(full: int) -> None:
-    with _play(17 + full, 6) as play:
-        owners, others = _in_order(play)
+    with played(17 + full, 6) as play:
+        owners, others = in_order(play)
         for machine in owners[:full]:
             machine.free_bytes = 0
         play.world.run_for(2.0)
         for at in (*owners, *others):
-            done = _asked(play, at, Op.PUT, write_id=bytes(15) + at.name[-1:].encode())
+            done = asked(play, at, Op.PUT, write_id=bytes(15) + at.name[-1:].encode())
             assert (done.kind, done.got) == (Kind.WRITTEN, 2), (at.name, done)
         for machine in owners[:full]:
             machine.free_bytes = 1 << 40
         play.world.run_for(2.0)
         play.until_handed_off()
         for owner in owners:
-            assert len(_asked(play, owner, Op.GET, quorum=1).siblings) == 6
+            assert len(asked(play, owner, Op.GET, quorum=1).siblings) == 6
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_an_owner_that_can_not_read_its_record_yet_leaves_the_write_to_others(seed: int) -> None:
-    with _play(seed, 3) as play:
-        owners, _ = _in_order(play)
+    with played(seed, 3) as play:
+        owners, _ = in_order(play)
         node = owners[0].node
         assert node is not None
         mint = node.replica.mint
         node.replica.mint = lambda *args: owners[0].process.loop.call_later(60.0, mint, *args)
-        done = _asked(play, owners[0], Op.PUT)
+        done = asked(play, owners[0], Op.PUT)
         assert done.kind == Kind.WRITTEN, done
 
 
 def test_a_node_that_stops_leaves_hints_for_owners_that_are_silent() -> None:
-    with _play(9, 3) as play:
-        owners, _ = _in_order(play)
+    with played(9, 3) as play:
+        owners, _ = in_order(play)
         play.world.stall(owners[2], 20.0)
-        assert _asked(play, owners[0], Op.PUT).kind == Kind.WRITTEN
+        assert asked(play, owners[0], Op.PUT).kind == Kind.WRITTEN
         play.world.stop(owners[0])
         play.world.run_until(lambda: owners[0].process is None, 10.0)
         assert owners[0].disk.contents()[HINTS], "what the silent one lacks is known"
@@ -205,8 +148,8 @@ def test_a_node_that_stops_leaves_hints_for_owners_that_are_silent() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_hint_of_a_rolled_back_disk_is_not_read(seed: int) -> None:
-    with _play(seed, 5, timing=replace(Timing(), reap_delay_ms=200)) as play:
-        owners, others = _in_order(play)
+    with played(seed, 5, timing=replace(Timing(), reap_delay_ms=200)) as play:
+        owners, others = in_order(play)
         play.kill(owners[2])  # for whom the first stand-in keeps a hint
         play.put()
         play.world.run_for(3.0)
@@ -214,7 +157,7 @@ def test_a_hint_of_a_rolled_back_disk_is_not_read(seed: int) -> None:
         snapshot = others[0].disk.snapshot()
         play.start(others[0], owners[2])
         play.until_handed_off()
-        _reaped(play)
+        reaped(play)
         play.kill(others[0], owners[2])
         others[0].disk.roll_back(snapshot)
         play.start(others[0])
@@ -223,7 +166,7 @@ def test_a_hint_of_a_rolled_back_disk_is_not_read(seed: int) -> None:
         )
         play.world.run_for(2.0)
         play.world.stall(owners[1], 30.0)
-        found = _asked(play, owners[0], Op.GET)
+        found = asked(play, owners[0], Op.GET)
         assert found.kind == Kind.UNAVAILABLE, "one owner alone can't know"
         play.world.run_for(3.0)
-        assert not _asked(play, owners[0], Op.GET, quorum=1).siblings
+        assert not asked(play, owners[0], Op.GET, quorum=1).siblings

@@ -1,11 +1,7 @@
 """Disks that fail and come back under one process, on virtual time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
-from tests.sim.test_planted_bugs import PATIENCE_S, Play
+from tests.sim.play import PATIENCE_S, Play, played
 from tests.sim.world import Machine
 
 from dynamo_core.history_report import Report
@@ -17,15 +13,6 @@ from dynamo_node.supervisor import OWN_LOCK_TRIES, PAUSE_S_MAX, STEADY_S
 SEEDS = range(6)
 
 
-@contextmanager
-def _play(seed: int, nodes: int, **config: Any) -> Iterator[Play]:
-    play = Play(seed, nodes, **config)
-    try:
-        yield play
-    finally:
-        play.world.close()
-
-
 def _wait_ready(play: Play, machine: Machine) -> Node:
     play.world.run_until(lambda: machine.node is not None and machine.node.ready, PATIENCE_S)
     assert machine.node is not None
@@ -34,7 +21,7 @@ def _wait_ready(play: Play, machine: Machine) -> Node:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_incarnation_ends_with_its_disk_and_the_process_goes_on(seed: int) -> None:
-    with _play(seed, 4) as play:
+    with played(seed, 4) as play:
         play.put()
         failed = play.owners[0]
         process, before = failed.process, failed.node
@@ -59,7 +46,7 @@ def test_an_incarnation_ends_with_its_disk_and_the_process_goes_on(seed: int) ->
 
 def test_a_disk_that_fails_again_and_again_is_opened_less_and_less_often() -> None:
     """Each opening is an incarnation that all others have to know."""
-    with _play(1, 3) as play:
+    with played(1, 3) as play:
         failing = play.owners[0]
         incarnations = set()
 
@@ -82,7 +69,7 @@ def test_a_disk_that_fails_again_and_again_is_opened_less_and_less_often() -> No
 
 
 def test_a_process_that_does_not_let_go_of_its_store_ends_and_another_opens_it() -> None:
-    with _play(2, 3) as play:
+    with played(2, 3) as play:
         failed = play.owners[0]
         process = failed.process
         failed.disk.temper.fails = True
@@ -99,7 +86,7 @@ def test_a_process_that_does_not_let_go_of_its_store_ends_and_another_opens_it()
 
 def _pages_lost_before_their_sync(seed: int) -> Report:
     """Two took a write that was only buffered; one's disk fails, and the other is away."""
-    with _play(seed, 3, durability=BUFFERED) as play:
+    with played(seed, 3, durability=BUFFERED) as play:
         losing, keeping, missing = play.owners
         play.kill(missing)
         play.put()

@@ -1,13 +1,11 @@
 """What simulated runs have shown, each as small as it could be made (docs/simulator.md)."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.sim.test_planted_bugs import Play
+from tests.sim.play import Play, played
 from tests.sim.world import Machine
 
 from dynamo_core.contexts import Keyring
@@ -18,15 +16,6 @@ from dynamo_core.ring import Member
 from dynamo_core.wire import Op, Operation, Type
 from dynamo_node.config import Limits
 from dynamo_node.links import Link
-
-
-@contextmanager
-def _played(seed: int, nodes: int, **config: Any) -> Iterator[Play]:
-    play = Play(seed, nodes, **config)
-    try:
-        yield play
-    finally:
-        play.world.close()
 
 
 def _asked(play: Play, at: Machine, name: bytes) -> Any:
@@ -58,7 +47,7 @@ async def test_a_question_is_cancelled_even_as_its_reply_comes() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_who_is_told_that_nothing_was_written_finds_nothing(seed: int) -> None:
     # Seed 200158: an owner took the write and was cut off, the next one refused it.
-    with _played(seed, 4, limits=replace(Limits(), siblings_max=2)) as play:
+    with played(seed, 4, limits=replace(Limits(), siblings_max=2)) as play:
         first, second, third = play.owners
         stand_in = play.others[0]
         play.put()
@@ -80,7 +69,7 @@ def test_an_incarnation_that_ended_in_mid_handshake_is_not_taken_for_the_living_
     seed: int,
 ) -> None:
     # Seed 200862: its peer stood still, and answered the dead one's call after the next one's.
-    with _played(seed, 3) as play:
+    with played(seed, 3) as play:
         world, (one, peer, _) = play.world, play.world.machines
         for _ in range(3):
             world.stall(peer, 6.0)

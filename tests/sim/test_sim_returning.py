@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.sim.test_planted_bugs import Play
-from tests.sim.test_sim_coordination import _asked, _cut, _in_order, _play, _reaped
+from tests.sim.play import Play, asked, cut, in_order, played, reaped
 from tests.sim.world import Machine
 
 from dynamo_core.outcomes import Kind
@@ -25,7 +24,7 @@ def _snapshot_then_reap(play: Play, back: list[Machine]) -> list[Any]:
     snapshots = [machine.disk.snapshot() for machine in back]
     play.start(*back)
     play.world.run_until(play.world.all_linked, 30.0)
-    _reaped(play)
+    reaped(play)
     return snapshots
 
 
@@ -61,51 +60,51 @@ def _has_record(play: Play, machine: Machine) -> bool:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_schedule_10_a_rolled_back_volume_is_deleted_unread_and_recovered(seed: int) -> None:
-    with _play(seed, 5, timing=FAST) as play:
-        owners, _ = _in_order(play)
+    with played(seed, 5, timing=FAST) as play:
+        owners, _ = in_order(play)
         back = [owners[seed % 3]]
         snapshots = _snapshot_then_reap(play, back)
         _returns(play, back, snapshots)
         play.start(*back)
         for _ in range(20):
-            shown = _asked(play, back[0], Op.GET)
+            shown = asked(play, back[0], Op.GET)
             assert shown.kind != Kind.VALUES, "the deleted value is back"
             play.world.run_for(0.05)
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         assert not any(_has_record(play, owner) for owner in owners)
-        assert _asked(play, back[0], Op.GET).kind == Kind.ABSENT
+        assert asked(play, back[0], Op.GET).kind == Kind.ABSENT
         # It says yes again: rounds go on.
-        _reaped(play)
+        reaped(play)
         play.world.run_until(lambda: not any(_has_record(play, o) for o in owners), 60.0)
         assert _round(play, back[0]) > 1
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_schedule_10_an_old_copy_that_can_ask_nobody_says_nothing(seed: int) -> None:
-    with _play(seed, 5, timing=FAST) as play:
-        owners, others = _in_order(play)
+    with played(seed, 5, timing=FAST) as play:
+        owners, others = in_order(play)
         back = [owners[seed % 3]]
         snapshots = _snapshot_then_reap(play, back)
         _returns(play, back, snapshots)
-        _cut(play, [*back, *others])
+        cut(play, [*back, *others])
         play.start(*back)
         play.world.run_for(3.0)
         # With empty stand-ins it would be an answer that carries a value.
-        assert _asked(play, others[0], Op.GET).kind == Kind.UNAVAILABLE
-        assert _asked(play, back[0], Op.PUT).kind == Kind.WRITTEN, "writes go on all the same"
+        assert asked(play, others[0], Op.GET).kind == Kind.UNAVAILABLE
+        assert asked(play, back[0], Op.PUT).kind == Kind.WRITTEN, "writes go on all the same"
         for one in play.world.machines:
             for other in play.world.machines:
                 play.world.block(one.name, other.name, False)
         play.until_handed_off()
         play.world.run_until(lambda: _settled(play, owners), 60.0)
-        shown = _asked(play, owners[0], Op.GET)
+        shown = asked(play, owners[0], Op.GET)
         assert [s.value for s in shown.siblings] == [b"v"], "what was written since, and no more"
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_two_old_copies_are_both_recovered_from_the_third(seed: int) -> None:
-    with _play(seed, 5, timing=FAST) as play:
-        owners, _ = _in_order(play)
+    with played(seed, 5, timing=FAST) as play:
+        owners, _ = in_order(play)
         back = [owners[seed % 3], owners[(seed + 1) % 3]]
         snapshots = _snapshot_then_reap(play, back)
         _returns(play, back, snapshots)
@@ -121,8 +120,8 @@ def test_two_old_copies_are_both_recovered_from_the_third(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_where_the_newest_disk_is_lost_too_the_best_that_is_left_stays(seed: int) -> None:
-    with _play(seed, 5, timing=FAST) as play:
-        owners, _ = _in_order(play)
+    with played(seed, 5, timing=FAST) as play:
+        owners, _ = in_order(play)
         newest, back = owners[seed % 3], [o for o in owners if o is not owners[seed % 3]]
         snapshots = _snapshot_then_reap(play, back)
         _returns(play, back, snapshots)
@@ -132,14 +131,14 @@ def test_where_the_newest_disk_is_lost_too_the_best_that_is_left_stays(seed: int
         newest.disk.wipe()
         play.start(newest)
         play.world.run_until(lambda: _settled(play, owners), 60.0)
-        kind = _asked(play, owners[0], Op.GET).kind
+        kind = asked(play, owners[0], Op.GET).kind
         assert kind in (Kind.VALUES, Kind.ABSENT), kind
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_with_r_1_a_copy_that_is_known_to_be_old_says_nothing(seed: int) -> None:
-    with _play(seed, 5, timing=FAST, r=1, w=3) as play:
-        owners, _ = _in_order(play)
+    with played(seed, 5, timing=FAST, r=1, w=3) as play:
+        owners, _ = in_order(play)
         back, newest, third = owners[seed], owners[(seed + 1) % 3], owners[(seed + 2) % 3]
         snapshots = _snapshot_then_reap(play, [back])
         _returns(play, [back], snapshots)
@@ -147,7 +146,7 @@ def test_with_r_1_a_copy_that_is_known_to_be_old_says_nothing(seed: int) -> None
         play.start(back)
         play.world.run_for(3.0)
         # It is all that is left: what it answers is as old as its disk.
-        assert _asked(play, back, Op.GET).kind == Kind.VALUES
+        assert asked(play, back, Op.GET).kind == Kind.VALUES
         # Another one knows of the round, but with W = 3 isn't sure of itself yet either.
         play.start(newest)
         play.world.run_for(3.0)
@@ -155,25 +154,25 @@ def test_with_r_1_a_copy_that_is_known_to_be_old_says_nothing(seed: int) -> None
         assert node is not None
         partition = play.machine(0).topology.place(play.key).partition
         assert partition in node.reaper.copies.waits_for
-        assert _asked(play, back, Op.GET).kind == Kind.ABSENT
+        assert asked(play, back, Op.GET).kind == Kind.ABSENT
         play.start(third)
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         assert partition not in node.reaper.copies.waits_for
-        assert _asked(play, back, Op.GET).kind == Kind.ABSENT
+        assert asked(play, back, Op.GET).kind == Kind.ABSENT
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_volume_that_returns_from_when_it_was_new_brings_nothing_back(seed: int) -> None:
-    with _play(seed, 5, timing=FAST) as play:
-        owners, _ = _in_order(play)
+    with played(seed, 5, timing=FAST) as play:
+        owners, _ = in_order(play)
         back = owners[seed]
         play.kill(back)
         back.disk.wipe()
         play.start(back)
-        _cut(play, [o for o in owners if o is not back])
+        cut(play, [o for o in owners if o is not back])
         play.world.run_for(1.0)
         # Empty, it takes a write that the other owners get later, and has merged nothing yet.
-        assert _asked(play, back, Op.PUT).kind == Kind.WRITTEN
+        assert asked(play, back, Op.PUT).kind == Kind.WRITTEN
         play.world.run_for(1.0)
         play.kill(back)
         snapshot = back.disk.snapshot()
@@ -183,12 +182,12 @@ def test_a_volume_that_returns_from_when_it_was_new_brings_nothing_back(seed: in
                 play.world.block(one.name, other.name, False)
         play.until_handed_off()
         play.world.run_until(lambda: _settled(play, owners), 60.0)
-        _reaped(play)
+        reaped(play)
         play.world.run_until(lambda: not any(_has_record(play, o) for o in owners), 60.0)
         _returns(play, [back], [snapshot])
         play.start(back)
         for _ in range(20):
-            assert _asked(play, back, Op.GET).kind != Kind.VALUES, "the deleted value is back"
+            assert asked(play, back, Op.GET).kind != Kind.VALUES, "the deleted value is back"
             play.world.run_for(0.1)
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         assert not any(_has_record(play, owner) for owner in owners)
@@ -197,8 +196,8 @@ def test_a_volume_that_returns_from_when_it_was_new_brings_nothing_back(seed: in
 @pytest.mark.parametrize("seed", range(4))
 def test_an_old_copy_merges_nothing_while_it_waits_for_one_that_counts(seed: int) -> None:
     # Seed 1000678: after a power cut everywhere nobody counts yet, and one disk is old.
-    with _play(seed, 5, timing=FAST, durability=BUFFERED) as play:
-        owners, _ = _in_order(play)
+    with played(seed, 5, timing=FAST, durability=BUFFERED) as play:
+        owners, _ = in_order(play)
         back = owners[seed % 3]
         snapshots = _snapshot_then_reap(play, [back])
         machines = play.world.machines
@@ -207,11 +206,11 @@ def test_an_old_copy_merges_nothing_while_it_waits_for_one_that_counts(seed: int
         back.disk.roll_back(snapshots[0])
         first, third = owners[(seed + 1) % 3], owners[(seed + 2) % 3]
         play.start(*(machine for machine in machines if machine not in (back, third)))
-        assert _asked(play, first, Op.PUT).kind == Kind.WRITTEN
+        assert asked(play, first, Op.PUT).kind == Kind.WRITTEN
         play.start(back)
         play.world.run_for(5.0)
         play.start(third)
         play.until_handed_off()
         play.world.run_until(lambda: _settled(play, owners), 60.0)
-        shown = _asked(play, back, Op.GET)
+        shown = asked(play, back, Op.GET)
         assert [s.value for s in shown.siblings] == [b"v"], "what was written since, and no more"

@@ -1,24 +1,13 @@
 """Schedules that must not lose, played on virtual time with the node's own parts."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from tests.sim.test_planted_bugs import Play
+from tests.sim.play import Play, played
 
 from dynamo_core.history import ACKNOWLEDGED, Operation
 from dynamo_core.outcomes import Kind
 from dynamo_core.wire import Op
 from dynamo_node.config import BUFFERED
-
-
-@contextmanager
-def _play(seed: int, nodes: int, **config: Any) -> Iterator[Play]:
-    play = Play(seed, nodes, **config)
-    try:
-        yield play
-    finally:
-        play.world.close()
 
 
 def _asked(play: Play, at: Any, op: Op) -> Any:
@@ -37,7 +26,7 @@ def _asked(play: Play, at: Any, op: Op) -> Any:
 
 
 def test_schedule_13_two_empty_stand_ins_never_say_that_a_key_is_absent() -> None:
-    with _play(13, 6) as play:
+    with played(13, 6) as play:
         play.put()
         play.world.run_for(2.0)
         # A client that reaches only nodes that are no owners of the key.
@@ -50,7 +39,7 @@ def test_schedule_13_two_empty_stand_ins_never_say_that_a_key_is_absent() -> Non
 
 
 def test_schedule_17_with_every_hint_store_full_writes_go_on_and_marks_bring_them_home() -> None:
-    with _play(17, 5, hints_bytes_max=0) as play:
+    with played(17, 5, hints_bytes_max=0) as play:
         play.kill(play.owners[1], play.owners[2])
         for _ in range(4):
             done = play.put(context=True)
@@ -68,7 +57,7 @@ def test_schedule_17_with_every_hint_store_full_writes_go_on_and_marks_bring_the
 
 
 def test_schedule_22_after_a_power_cut_everywhere_two_buffered_copies_wait_for_the_third() -> None:
-    with _play(22, 3, durability=BUFFERED) as play:
+    with played(22, 3, durability=BUFFERED) as play:
         play.put()
         play.kill(*play.owners, power=True)
         back, third = play.owners[:2], play.owners[2]
@@ -90,7 +79,7 @@ def test_schedule_22_after_a_power_cut_everywhere_two_buffered_copies_wait_for_t
 
 
 def test_buffered_writes_survive_a_crash_of_every_process() -> None:
-    with _play(22, 3, durability=BUFFERED) as play:
+    with played(22, 3, durability=BUFFERED) as play:
         play.put()
         play.kill(*play.owners)
         play.start(*play.owners)

@@ -1,0 +1,155 @@
+"""Play: a small world with one key, and the words that scripted schedules are written in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from tests.sim import run as whole_run
+from tests.sim.shape import Shape
+from tests.sim.workload import Clients
+from tests.sim.world import Machine, World
+
+from dynamo_core.history import ACKNOWLEDGED, Operation
+from dynamo_core.history_check import check
+from dynamo_core.history_report import Report
+from dynamo_core.wire import Op
+from dynamo_core.wire import Operation as Asked
+
+PATIENCE_S = 30.0
+TIMEOUT_MS = 2000
+
+
+class Play:
+    """One world with one key, and the words a scenario is written in."""
+
+    def __init__(self, seed: int, nodes: int, **config: Any) -> None:
+        self.world = World(seed, Shape(nodes=nodes, keys=1))
+        for machine in self.world.machines:
+            machine.config = replace(machine.config, **config)
+        self.clients = Clients(self.world, Random(f"{seed}/clients"))
+        self.key = self.clients.keys[0]
+        self.world.form()
+        place = self.machine(0).topology.place(self.key)
+        by_number = {m.node.topology.number: m for m in self.world.machines if m.node is not None}
+        self.owners = [by_number[number] for number in place.owners]
+        self.others = [m for m in self.world.machines if m not in self.owners]
+
+    def machine(self, at: int) -> Any:
+        return self.world.machines[at].node
+
+    def ask(self, op: Op, client: int = 0, context: bool = False) -> Operation:
+        """One operation to its end, tried again while it is refused; its record."""
+        held = self.clients._contexts.get((client, self.key)) if context else None
+        for _ in range(20):
+            self.clients.call(op, self.key, client, held)
+            self.world.run_until(lambda: not self.clients.unfinished, PATIENCE_S)
+            done = self.clients.history.operations[-1]
+            if done.outcome == ACKNOWLEDGED:
+                break
+        return done
+
+    def put(self, client: int = 0, context: bool = False) -> Operation:
+        done = self.ask(Op.PUT, client, context)
+        assert done.outcome == ACKNOWLEDGED, done
+        return done
+
+    def kill(self, *machines: Machine, power: bool = False) -> None:
+        """With `power` nothing survives that wasn't fsynced: the worst of what may happen."""
+        for machine in machines:
+            if power:
+                machine.disk.unsynced.clear()
+            self.world.crash(machine, power)
+        self.world.run_for(2.0)
+
+    def start(self, *machines: Machine) -> None:
+        for machine in machines:
+            self.world.start(machine)
+        self.world.run_until(
+            lambda: all(m.node is not None and m.node.ready for m in machines), PATIENCE_S
+        )
+
+    def cut_off(self, machines: list[Machine], cut: bool = True) -> None:
+        """No frame passes between `machines` and the rest."""
+        for one in machines:
+            for other in self.world.machines:
+                if other not in machines:
+                    self.world.block(one.name, other.name, cut)
+                    self.world.block(other.name, one.name, cut)
+        if cut:  # until everybody has noticed
+            self.world.run_for(5.0)
+
+    def until_handed_off(self) -> None:
+        """All hints are gone from the machines that run."""
+        self.world.run_until(
+            lambda: all(m.node is None or not m.node.replica.hints.by_target
+                        for m in self.world.machines), PATIENCE_S,
+        )  # fmt: skip
+
+    def judged(self) -> Report:
+        """Heal, let it converge, read, and check."""
+        world, history = self.world, self.clients.history
+        for machine in world.machines:
+            machine.disk.temper.slowness = 1.0
+        self.start(*world.machines)
+        world.run_until(world.all_linked, PATIENCE_S)
+        world.run_for(PATIENCE_S)
+        history.healed_at = world.now
+        for _ in range(3):
+            self.ask(Op.GET, 99)
+        whole_run._record_copies(world, self.clients)
+        return check(history)
+
+
+@contextmanager
+def played(seed: int, nodes: int, **config: Any) -> Iterator[Play]:
+    """A play, and the end of its world."""
+    play = Play(seed, nodes, **config)
+    try:
+        yield play
+    finally:
+        play.world.close()
+
+
+def asked(play: Play, at: Machine, op: Op, **more: Any) -> Any:
+    """The outcome of one operation at one node, asked once; the history doesn't know of it."""
+    outcomes: list[Any] = []
+    node, process = at.node, at.process
+    assert node is not None
+    assert process is not None
+    asked = Asked(op, play.key, write_id=bytes(15) + b"x", value=b"v")._replace(**more)
+    process.loop.call_soon(lambda: node.coordinator.operate(asked, TIMEOUT_MS, outcomes.append))
+    play.world.run_until(lambda: bool(outcomes), 30.0)
+    return outcomes[0]
+
+
+def in_order(play: Play) -> tuple[list[Machine], list[Machine]]:
+    """Owners and stand-ins of the key, in the order of its preference list."""
+    by_number = {m.node.topology.number: m for m in play.world.machines if m.node is not None}
+    place = play.machine(0).topology.place(play.key)
+    return [by_number[n] for n in place.owners], [by_number[n] for n in place.others]
+
+
+def cut(play: Play, machines: list[Machine]) -> None:
+    """Frames between `machines` and the rest vanish from now on; nobody is told."""
+    for one in machines:
+        for other in play.world.machines:
+            if other not in machines:
+                play.world.block(one.name, other.name, True)
+                play.world.block(other.name, one.name, True)
+
+
+def reaped(play: Play) -> int:
+    """Write and delete the key until its tombstone is reaped; the round of its partition."""
+    play.put()
+    play.ask(Op.GET)
+    assert play.ask(Op.DELETE, context=True).outcome == ACKNOWLEDGED
+    owners, _ = in_order(play)
+    partition = play.machine(0).topology.place(play.key).partition
+
+    def committed() -> list[int]:
+        return [o.node.replica.rounds.committed(partition) for o in owners if o.node is not None]
+
+    play.world.run_until(lambda: len(committed()) == 3 and min(committed()) > 0, 120.0)
+    return min(committed())
