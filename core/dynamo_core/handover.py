@@ -136,6 +136,8 @@ class Custody:
             return "holds a half-pulled copy"
         if not all(held.stage is Stage.COUNTS for held in self.held.values()):
             return "has taken over a slot that doesn't count yet"
+        if self.unclaimed():
+            return "has yet to claim a slot"
         if open_slots := moves(self.row, wanted):
             move = open_slots[0]
             return f"slot {move.slot} moves from node {move.source.holder} to node {move.target}"
@@ -180,9 +182,8 @@ class Custody:
         for slot, held in sorted(self.held.items()):
             if self.row[slot] != held.token:
                 del self.held[slot]
+                self.seals[slot] = Seal(held.token, 0)
                 changed = True
-                if self.row[slot].holder != self.me:
-                    self.seals[slot] = Seal(held.token, 0)
         if self.held and self.seals:
             # The copy lives on in another slot; what it has, the others get by anti-entropy.
             outlived = [
@@ -248,7 +249,8 @@ class Custody:
         for slot, seal in sorted(self.seals.items()):
             token = self.row[slot]
             to = seal.successor if token == seal.token else token.holder
-            found.append((to, slot, seal))
+            if to != self.me:  # else this node claims the slot, and keeps its copy
+                found.append((to, slot, seal))
         return found
 
     def on_covered(self, slot: int, token: Token, theirs: bytes, root: bytes) -> Effect:

@@ -517,3 +517,32 @@ def test_who_is_wanted_again_before_its_old_copy_is_covered_goes_on_with_it() ->
     w.turn(times=8)
     assert holders(w.row(2)) == (1, 2, 3)
     w.end()
+
+
+def test_schedule_21_who_served_unseen_and_is_nominated_for_the_very_slot_keeps_its_copy() -> None:
+    w = Play()
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    w.cut = {3}
+    w.turn(1, 4, times=5)
+    assert w.nodes[4].counts
+    w.cut = {1, 3}
+    served = w.put(4)
+    assert w.acknowledged_bits() & served
+    # Node 3 has heard of nothing: by its row node 1 held the slot when it was given up.
+    w.cut = {2, 4}
+    w.ring((4, 2, 3), give_up=1, to=(3, 6))
+    assert w.row(3)[0] == Token(3, 0, 4)
+    w.cut = {1}
+    w.tell(w.nodes[3], 4)
+    w.flow()
+    new = w.nodes[4]
+    assert new.custody.seals == {0: Seal(Token(1, 1, 4), 0)}
+    assert new.custody.offers() == []
+    assert new.custody.blocks_reaping(new.wanted)
+    assert seen(new) & served
+    w.turn(2, 3, 4, times=5)
+    assert new.custody.held == {0: Held(Token(3, 2, 4), Stage.COUNTS)}
+    assert new.custody.seals == {}
+    assert seen(new) & served
+    w.end()
