@@ -2,6 +2,8 @@
 
 from itertools import combinations
 
+import pytest
+from tests.core.handover_clients import Violation
 from tests.core.handover_model import World
 from tests.core.handover_world import ABSENT, KEYS, Node, Wish
 
@@ -16,8 +18,8 @@ LAST = KEYS[-1]
 class Play(World):
     """The model without chance: messages arrive in order, except those of a node cut off."""
 
-    def __init__(self) -> None:
-        super().__init__(0)
+    def __init__(self, faults: frozenset[str] = frozenset()) -> None:
+        super().__init__(0, faults)
         self.losing = self.holding = 0.0
         self.cut: set[int] = set()
         self.lost: set[str] = set()
@@ -311,6 +313,24 @@ def test_schedule_11_a_claim_counts_only_after_enough_copies_were_merged_under_i
     late = w.put(3)
     assert not w.acknowledged_bits() & late or seen(new) & late
     w.end()
+
+
+def test_whoever_was_merged_for_a_claim_shuts_out_the_node_that_was_given_up() -> None:
+    for faults in (frozenset[str](), frozenset({"rows not compared"})):
+        w = Play(faults)
+        w.cut = {3}
+        w.ring((1, 2, 4), give_up=3, to=(1, 2, 4, 5, 6))
+        w.turn(1, 2, 4, times=6)
+        assert w.nodes[4].counts
+        w.cut = {1, 4}
+        assert w.nodes[3].counts, "it has not heard of it"
+        if faults:  # node 2 answers it, and nodes 1 and 4 never hear of the write
+            with pytest.raises(Violation, match="misses"):
+                w.put(3)
+            continue
+        assert not w.acknowledged_bits() & w.put(3)
+        assert w.row(3)[2] == Token(2, 2, 4)
+        w.end()
 
 
 def test_schedule_21_a_seal_that_a_newer_plan_supersedes_is_completed_and_then_moves_on() -> None:
