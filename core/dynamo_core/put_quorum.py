@@ -2,13 +2,15 @@
 
 Owns who gets the write, who stands in for whom, when W is reached and which
 hints are left to store. The machine knows node numbers alone; it returns what
-to send and never sends. Each physical node counts at most once.
+to send and never sends. Each physical node counts at most once, and so does
+each owner: itself and whoever keeps its hint are one copy as soon as that is
+delivered.
 
 Forbidden here: time (the shell says `hedge` when a reply is slow and stops the
 machine at the deadline) and the network.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from dynamo_core.records import NOBODY
@@ -26,7 +28,8 @@ class Send(NamedTuple):
 
 
 class PutQuorum:
-    """One write: W acknowledgements of distinct nodes, then a hint for each owner missing.
+    """One write: W acknowledgements of distinct nodes for distinct owners, then a hint for
+    each owner missing.
 
     `owners` are the first N of the preference list, `others` its rest in
     order, `local` the coordinator, `healthy` says whom to try first.
@@ -39,17 +42,17 @@ class PutQuorum:
     """
 
     __slots__ = (
-        "_acked",
         "_full",
         "_healthy",
         "_hinted",
+        "_home",
         "_others",
         "_owners",
         "_pending",
+        "_primary",
+        "_stood",
         "_used",
         "local",
-        "primary",
-        "standin",
         "w",
     )
 
@@ -67,12 +70,12 @@ class PutQuorum:
         self.w = w
         self._healthy = healthy
         self._pending: dict[int, int] = {}  # node -> hint_for, not yet answered
-        self._acked: set[int] = set()
-        self._hinted: set[int] = set()  # owners for whom a hint is stored
+        self._primary: set[int] = set()  # owners that have it
+        self._stood: dict[int, int] = {}  # stand-in -> the owner whose hint it has
+        self._hinted: set[int] = set()  # owners for whom a hint is stored, or on its way
+        self._home: set[int] = set()  # of these, who have it at the coordinator, durably
         self._full: list[Send] = []  # stand-ins that had no room for a hint
         self._used: set[int] = {local}
-        self.primary = 0
-        self.standin = 0
 
     def start(self) -> list[Send]:
         """The first sends, the local one first: it mints the version the others get."""
@@ -95,7 +98,7 @@ class PutQuorum:
                 sends.append(Send(owner, NOBODY))
         for owner in missing:
             sends += self._stand_in_for(owner)
-        return sends + self._last_resort(len(self._pending))
+        return sends + self._last_resort({**self._acked(), **self._pending})
 
     def acked(self, node: int, hint_for: int = NOBODY) -> bool:
         """Count one durable acknowledgement; True when this one makes W."""
@@ -105,21 +108,22 @@ class PutQuorum:
                 del self._pending[node]
         else:
             self._pending.pop(node, None)
-        if node in self._acked:
-            return False
-        self._acked.add(node)
-        if node in self._owners:
-            self.primary += 1
-        else:
-            self.standin += 1
-        return self.primary + self.standin == self.w
+        before = self.reached
+        if hint_for == NOBODY:
+            self._primary.add(node)
+        elif node not in self._owners:
+            if node == self.local:
+                self._home.add(hint_for)
+            if self._stood.get(node) in (None, *self._primary):
+                self._stood[node] = hint_for
+        return self.reached and not before
 
     def failed(self, node: int, hint_for: int = NOBODY) -> list[Send]:
         """`node` refused or vanished: who gets its part instead."""
         if self._pending.get(node) != hint_for:
             return []
         sends = self._without(node, hint_for)
-        return sends + self._last_resort(self.got + len(self._pending))
+        return sends + self._last_resort({**self._acked(), **self._pending})
 
     def no_room(self, node: int, hint_for: int) -> list[Send]:
         """Stand-in `node` has no room: the next one gets the hint.
@@ -133,11 +137,12 @@ class PutQuorum:
     def _without(self, node: int, hint_for: int) -> list[Send]:
         del self._pending[node]
         owner = hint_for or node
-        if owner in self._hinted or owner in self._acked or node == self.local:
+        if owner in self._hinted or owner in self._primary:
             return []
         if owner in self._pending.values():  # a hedge already sent it to a stand-in
             return []
-        return self._stand_in_for(owner)
+        # What this node itself can't keep it can't keep as a hint either.
+        return self._stand_in_for(owner, counted_only=node == self.local)
 
     def hedge(self) -> list[Send]:
         """Replies are slow and W isn't reached: a stand-in for every owner still waited for.
@@ -153,7 +158,10 @@ class PutQuorum:
         for owner in list(dict.fromkeys(waited_for)):
             sends += self._stand_in_for(owner, counted_only=True)
         # The silent ones may stay silent: they aren't counted on here.
-        return sends + self._last_resort(self.got + (self.local in self._pending) + len(sends))
+        parts = {**self._acked(), **{send.node: send.hint_for for send in sends}}
+        if self.local in self._pending:
+            parts[self.local] = self._pending[self.local]
+        return sends + self._last_resort(parts)
 
     def give_up_waiting(self) -> list[Send]:
         """The wait for stragglers is over: a hint for each owner that did not answer."""
@@ -163,19 +171,47 @@ class PutQuorum:
         return sends
 
     @property
+    def primary(self) -> int:
+        """Owners that have acknowledged."""
+        return len(self._primary)
+
+    @property
+    def standin(self) -> int:
+        """Stand-ins that have, for owners that haven't."""
+        return self.got - self.primary
+
+    @property
     def reached(self) -> bool:
-        """Whether W distinct nodes have acknowledged."""
-        return self.primary + self.standin >= self.w
+        """Whether W distinct nodes have acknowledged, for as many owners."""
+        return self.got >= self.w
 
     @property
     def got(self) -> int:
-        """Distinct nodes that have acknowledged."""
-        return self.primary + self.standin
+        """Distinct nodes that have acknowledged, each for another owner."""
+        if not self._stood:
+            return len(self._primary)
+        return self._copies(self._acked(), self._home)
 
     @property
     def settled(self) -> bool:
         """Whether nobody's answer is awaited any more."""
         return not self._pending
+
+    def _acked(self) -> dict[int, int]:
+        return {**dict.fromkeys(self._primary, NOBODY), **self._stood}
+
+    def _copies(self, parts: Mapping[int, int], home: Set[int]) -> int:
+        """How many copies for different owners `parts` make, node -> owner that it stands for.
+
+        A coordinator that is no owner keeps all hints that nobody else takes; with those
+        in `home` it stands for one whose owner has nothing else.
+        """
+        local = self.local
+        owners = {o or n for n, o in parts.items() if n != local or not o}
+        count = len(owners)
+        if parts.get(local) and not {parts[local], *home} <= owners:
+            count += 1
+        return count
 
     def _stand_in_for(self, owner: int, counted_only: bool = False) -> list[Send]:
         for node in self._others:
@@ -188,24 +224,31 @@ class PutQuorum:
         self._hinted.add(owner)
         return [Send(self.local, owner)]
 
-    def _last_resort(self, expected: int) -> list[Send]:
-        """Sends to nodes that seem dead, where `expected` acknowledgements fall short of W.
+    def _last_resort(self, parts: dict[int, int]) -> list[Send]:
+        """Sends to nodes that seem dead, where `parts` make too few copies for W.
 
-        An owner's hint is kept elsewhere by then and delivered all the same.
+        An owner's hint is kept elsewhere by then and delivered all the same. A stand-in
+        whose owner has answered after all stands for another one too.
         """
         sends: list[Send] = []
-        owners = self._owners
-        silent = next((o for o in owners if o != self.local and o not in self._acked), owners[0])
-        for node in (*owners, *self._others):
-            if expected + len(sends) >= self.w:
-                break
-            if node not in self._used:
-                hint_for = NOBODY if node in owners else silent
+        owners, copies = self._owners, self._copies(parts, self._hinted)
+        spare = [n for n, owner in self._stood.items() if owner in self._primary]
+        for node in (*owners, *self._others, *spare):
+            if copies >= self.w:
+                return sends
+            if node in self._used and (node not in spare or node == self.local):
+                continue
+            covered = {o or n for n, o in parts.items()}
+            missing = next((o for o in owners if o not in covered), owners[0])
+            hint_for = NOBODY if node in owners else missing
+            if (more := self._copies({**parts, node: hint_for}, self._hinted)) > copies:
+                copies = more
+                parts[node] = self._pending[node] = hint_for
                 self._used.add(node)
-                self._pending[node] = hint_for
                 sends.append(Send(node, hint_for))
-        while self._full and expected + len(sends) < self.w:
+        while self._full and copies < self.w:
             send = self._full.pop(0)
-            self._pending[send.node] = send.hint_for
+            parts[send.node] = self._pending[send.node] = send.hint_for
+            copies = self._copies(parts, self._hinted)
             sends.append(send)
         return sends

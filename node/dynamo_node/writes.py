@@ -331,7 +331,10 @@ class PutOperation(InFlight):
         hints = coordinator.replica.hints
 
         def kept(error: BaseException | None) -> None:
-            if isinstance(error, PeerRefusal | Corrupt):  # else the store is broken
+            if error is None and not self._finished:
+                if self._machine.acked(self._machine.local, hint_for):
+                    self._succeed()
+            elif isinstance(error, PeerRefusal | Corrupt):  # else the store is broken
                 hints.mark(hint_for, place.partition)
 
         stamp = Stamp(self._reap_round, *coordinator.topology.name)
