@@ -27,6 +27,8 @@ from dynamo_node.topology import Place
 CONVERGED_WITHIN_S: Final = 120.0
 STRAGGLERS_S: Final = 4.0
 QUIET_S: Final = 3.0
+NEVER_WITHIN_MS: Final = 10_000
+"""A reap delay from which on no round begins before the end of a run is looked at."""
 
 
 @dataclass
@@ -127,12 +129,24 @@ def _unsettled(world: World, clients: Clients) -> str:
             return f"{machine.name} is recovering: {node.recovery.facts()}"
         if pending := node.replica.hints.pending():
             return f"{machine.name} has hints or marks: {pending}"
+        if world.shape.reap_delay_ms < NEVER_WITHIN_MS and (still := _reaping(node)):
+            return f"{machine.name} {still}"
         held[node.topology.number] = node
     for key in clients.keys:
         place = next(iter(held.values())).topology.place(key)
         copies = {_copy(held[owner], place.digest + key) for owner in place.owners}
         if len(copies) > 1:
             return f"owners {place.owners} of {key.decode()} differ: {_told(held, place, key)}"
+    return ""
+
+
+def _reaping(node: Node) -> str:
+    """What rounds still have to do to living keys: copies differ while they do it."""
+    tombstones = node.reaper.tombstones
+    if spent := [p for p in tombstones.partitions() if tombstones.spent(p)]:
+        return f"has clocks to retire in partitions {spent}"
+    if kept := node.replica.rounds.kept_partitions():
+        return f"keeps the lists of partitions {kept}"
     return ""
 
 
