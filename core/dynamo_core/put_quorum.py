@@ -142,7 +142,7 @@ class PutQuorum:
         if owner in self._pending.values():  # a hedge already sent it to a stand-in
             return []
         # What this node itself can't keep it can't keep as a hint either.
-        return self._stand_in_for(owner, counted_only=node == self.local)
+        return self._stand_in_for(owner, counted_only=self.local in (node, owner))
 
     def hedge(self) -> list[Send]:
         """Replies are slow and W isn't reached: a stand-in for every owner still waited for.
