@@ -322,7 +322,8 @@ class PutOperation(InFlight):
             return
         machine = self._machine
         for send in machine.give_up_waiting():
-            self._keep_at_home(send.hint_for)
+            if send.hint_for != machine.local:  # whose own write failed: anti-entropy mends that
+                self._keep_at_home(send.hint_for)
         self._finish()
 
     def _keep_at_home(self, hint_for: int) -> None:

@@ -26,6 +26,8 @@ class WatchedDisk(SimDisk):
     """A disk that tells when it forgets; `forgetting(act)` carries out `act`."""
 
     forgetting: Callable[[Callable[[], None]], None]
+    went_back: bool = False
+    """Whether it was ever rolled back: then its node may find out and delete what is too old."""
 
     def lose_unsynced(self) -> None:
         self.forgetting(super().lose_unsynced)
@@ -34,6 +36,7 @@ class WatchedDisk(SimDisk):
         self.forgetting(super().wipe)
 
     def roll_back(self, snapshot: dict[str, dict[bytes, bytes]]) -> None:
+        self.went_back = True
         self.forgetting(lambda: SimDisk.roll_back(self, snapshot))
 
 

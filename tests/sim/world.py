@@ -32,6 +32,7 @@ from dynamo_node.node import Node
 from dynamo_node.opening import StorageError
 from dynamo_node.outside import Outside
 from dynamo_node.service import Service
+from dynamo_node.storage import OBJECTS
 from dynamo_node.supervisor import Supervisor, Trouble
 
 CLUSTER_ID: Final = bytes(range(16))
@@ -236,6 +237,8 @@ class World:
 
     def started(self, machine: Machine, node: Node) -> None:
         self.losses.watch(node.replica)
+        if machine.disk.went_back:
+            node.replica.on_emptied.append(partial(self._emptied, machine.disk))
         self._watch_deadlines(machine.name, node.coordinator)
         if self.trace is not None:
             self._trace_mints(machine.name, node)
@@ -304,6 +307,13 @@ class World:
         act()
         others = (m.disk.contents() for m in self.machines if m.disk is not disk)
         self.losses.forgot(before, disk.contents(), others)
+
+    def _emptied(self, disk: SimDisk, partition: int, start: bytes, end: bytes) -> None:
+        """An old copy is about to be deleted unread: it counts as lost since it went back."""
+        before = disk.contents()
+        kept = {p: v for p, v in before[OBJECTS].items() if not start <= p < end}
+        others = (m.disk.contents() for m in self.machines if m.disk is not disk)
+        self.losses.forgot(before, {**before, OBJECTS: kept}, others)
 
     def stop(self, machine: Machine) -> None:
         """SIGTERM; it stays down until it is started."""
