@@ -111,6 +111,10 @@ class PutOperation(InFlight):
     def _minted(self, obj: bytes, context: Clock, reap_round: int) -> None:
         coordinator, key = self._coordinator, self._request.key
         self._obj, self._context = obj, context
+        if not coordinator.sure(self._place.partition):
+            # The record here may be an old disk's: nothing but the write itself leaves it,
+            # nor stays as a hint when that copy is found out and deleted.
+            self._obj = obj = self._alone()
         self._bytes = len(obj)
         coordinator.writing_bytes += self._bytes
         self._reap_round = self._minted_round = reap_round

@@ -214,3 +214,26 @@ def test_an_old_copy_merges_nothing_while_it_waits_for_one_that_counts(seed: int
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         shown = asked(play, back, Op.GET)
         assert [s.value for s in shown.siblings] == [b"v"], "what was written since, and no more"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hints_that_an_old_copy_keeps_at_home_bring_nothing_back(seed: int) -> None:
+    # Seed 5000404: they outlived the copy, and were delivered under a newer round.
+    with played(seed, 3, timing=FAST) as play:
+        owners, _ = in_order(play)
+        back = owners[seed % 3]
+        snapshots = _snapshot_then_reap(play, [back])
+        _returns(play, [back], snapshots)
+        cut(play, [back])
+        play.start(back)
+        play.world.run_for(1.0)
+        assert asked(play, back, Op.PUT, quorum=1).kind == Kind.WRITTEN
+        play.world.run_until(lambda: bool(back.node and back.node.replica.hints.by_target), 10.0)
+        for one in play.world.machines:
+            for other in play.world.machines:
+                play.world.block(one.name, other.name, False)
+        play.until_handed_off()
+        play.world.run_until(lambda: _settled(play, owners), 60.0)
+        play.world.run_for(3.0)
+        shown = asked(play, owners[0], Op.GET)
+        assert [s.value for s in shown.siblings] == [b"v"], "what was written since, and no more"
