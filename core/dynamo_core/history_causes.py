@@ -21,6 +21,8 @@ from dynamo_core.history_report import Report, named, told
 from dynamo_core.versions import EMPTY, Clock, Dot, dot_text
 
 NEW_DOTS_MAX: Final = 16
+LATE_S: Final = 60.0
+"""How long after its author gave up a delete that reads for itself may still be carried out."""
 
 
 class KeyHistory:
@@ -203,7 +205,13 @@ class KeyHistory:
 
     def _may_have_read(self, delete: Operation, name: str) -> bool:
         write = self.by_id.get(name)
-        if write is None or delete.id == name or write.invoked > delete.returned:
+        if write is None or delete.id == name:
+            return False
+        if not delete.acknowledged:
+            # Its author has given it up; a node that stood still carries it out as it wakes,
+            # and reads then what there is to be deleted.
+            return write.invoked <= delete.returned + LATE_S
+        if write.invoked > delete.returned:
             return False
         dots = self.dots.get(name)
         if delete.clock is None or not dots:

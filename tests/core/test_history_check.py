@@ -371,3 +371,16 @@ def test_a_damaged_record_is_refused_field_by_field() -> None:
                         ("key", ""), ("client", None), ("outcome", "ok")):  # fmt: skip
         with pytest.raises(CallerError):
             from_lines([json.dumps(whole | {name: wrong})])
+
+
+@pytest.mark.parametrize(("outcome", "pause_s", "accused"), [
+    (UNKNOWN, 0, False), (UNKNOWN, 50, False), (UNKNOWN, 70, True), (ACKNOWLEDGED, 0, True),
+])  # fmt: skip
+def test_a_delete_that_was_given_up_may_still_read_what_came_later(
+    outcome: str, pause_s: float, accused: bool
+) -> None:
+    # A node that had been paused carried it out as it woke, over a write of meanwhile.
+    story = Story().of(3).delete("d", outcome=outcome, clock=clock((B, 1)))
+    story.now += pause_s
+    story.put("w", owners=2, clock=clock((A, 1))).get("g", owners=2)
+    assert {v.promise for v in story.check().violations} == ({"h"} if accused else set())
