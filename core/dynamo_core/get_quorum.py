@@ -38,6 +38,7 @@ class GetQuorum:
     """
 
     __slots__ = (
+        "_again",
         "_asked",
         "_committed",
         "_floor",
@@ -49,6 +50,7 @@ class GetQuorum:
         "_others",
         "_owners",
         "_pending",
+        "_stamps",
         "_superseded",
         "answer",
         "below_floor",
@@ -83,7 +85,9 @@ class GetQuorum:
         self._committed = 0
         self._heads: dict[int, bytes | None] = {}  # node -> head, None for an empty reply
         self._full: dict[bytes, bytes] = {}  # head -> whole object
+        self._stamps: dict[int, int] = {}  # node -> the round of its reply
         self._asked: set[int] = set()
+        self._again: set[int] = set()
         self._pending: set[int] = set()
         self._superseded = False  # all live values heard of are, by a tombstone
         self.primary = 0
@@ -120,8 +124,13 @@ class GetQuorum:
         if not heads or reap_round < self.reap_round:
             # What is built from several answers carries the lowest of their rounds.
             self.reap_round = reap_round
-        if node in self._owners:
-            self._committed = max(self._committed, committed)
+        if node in self._owners and committed > self._committed:
+            self._committed = committed
+            self._drop_older()
+        if head is not None and reap_round < self._committed:
+            self._ask_again(node)  # what it shows may have been reaped
+            return [] if self.ready else self._decide()
+        self._stamps[node] = reap_round
         if node in self._owners and node not in heads:
             if self.fastest == NOBODY:
                 self.fastest = node
@@ -139,6 +148,26 @@ class GetQuorum:
                 self.ready = True
                 return []
         return self._decide()
+
+    def _drop_older(self) -> None:
+        """Replies from before a round that another owner has carried out since: as if not given.
+
+        Without what that one has deleted they would bring it back.
+        """
+        if self.ready:
+            return
+        for node, head in list(self._heads.items()):
+            if head is not None and self._stamps[node] < self._committed:
+                del self._heads[node]
+                if node in self._owners:
+                    self.primary -= 1
+                self._ask_again(node)
+
+    def _ask_again(self, node: int) -> None:
+        """Once: a disk that is older than the round stays so."""
+        if node not in self._again:
+            self._again.add(node)
+            self._asked.discard(node)
 
     def failed(self, node: int) -> list[Ask]:
         """`node` refused, vanished or abstains (recovering): it doesn't count."""

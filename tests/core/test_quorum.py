@@ -537,3 +537,28 @@ def test_a_stand_in_takes_the_part_of_the_coordinator_whose_disk_fails() -> None
     assert put.failed(1) == [Send(4, 1)]
     assert not put.acked(4, 1)
     assert put.acked(3)
+
+
+def test_a_reply_from_before_a_round_that_another_owner_has_carried_out_is_asked_for_again() -> (
+    None
+):
+    # Seed 5000689: together with what that one had deleted it would show a reaped value.
+    whole = objects.to_bytes(_object((1, b"v")))
+    head = objects.head_of(whole)
+    get = GetQuorum(OWNERS, OTHERS, 1, 2, _well)
+    get.start()
+    assert get.replied(1, head, whole, 4, 4) == []
+    assert get.replied(2, None, None, 5, 5) == [], "two are awaited: the third, and nobody new"
+    assert not get.ready
+    assert get.failed(3) == [Ask(1, False)]
+    get.replied(1, None, None, 5, 5)
+    assert get.ready
+    assert get.answer is None
+    # One that stays behind has an old disk, and isn't asked for ever.
+    get = GetQuorum(OWNERS, OTHERS, 1, 3, _well)
+    get.start()
+    get.replied(2, None, None, 5, 5)
+    get.replied(3, None, None, 5, 5)
+    assert get.replied(1, head, whole, 4, 4) == [Ask(1, True)]
+    assert Ask(1, True) not in get.replied(1, head, whole, 4, 4)
+    assert not get.ready

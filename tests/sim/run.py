@@ -104,6 +104,7 @@ def _phases(world: World, clients: Clients, nemesis: Nemesis) -> None:
         CONVERGED_WITHIN_S,
         lambda: "because " + _unsettled(world, clients),
     )
+    world.run_for(STRAGGLERS_S)  # repairs that were on their way when they had become needless
     history = clients.history
     history.figures.append(Figure(name="seconds until healed", value=world.now - healed, most=120))
     history.healed_at = world.now
@@ -141,10 +142,9 @@ def _unsettled(world: World, clients: Clients) -> str:
 
 
 def _reaping(node: Node) -> str:
-    """What rounds still have to do to living keys: copies differ while they do it."""
-    tombstones = node.reaper.tombstones
-    if spent := [p for p in tombstones.partitions() if tombstones.spent(p)]:
-        return f"has clocks to retire in partitions {spent}"
+    """What rounds still have to do: copies differ while they do it."""
+    if left := node.reaper.tombstones.partitions():
+        return f"has tombstones to reap, or clocks to retire, in partitions {left}"
     if kept := node.replica.rounds.kept_partitions():
         return f"keeps the lists of partitions {kept}"
     return ""
