@@ -74,7 +74,10 @@ def test_a_disk_that_fills_up_under_writes(form: Callable[..., Cluster], disk: S
     assert own["read_only"]
     left = disk.free_bytes()
     write(60, 20_000)
-    assert disk.free_bytes() > reserve // 2, f"it keeps its reserve, of which {left} were left"
+    # How much of the reserve is left depends on whether a log was just begun: RocksDB
+    # allocates some megabytes for it at once. From then on nothing more is stored.
+    assert left > 1 << 20
+    assert disk.free_bytes() > left - (1 << 20), f"of {left} bytes"
     assert sum(sum(n.status()["hints_pending"].values()) for n in others) > 0, "stand-ins"
     disk.clear()
     until(lambda: _store(node)["state"], "it writes again", wanted="ok")
