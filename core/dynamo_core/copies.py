@@ -48,18 +48,17 @@ class Holding(NamedTuple):
 
     def agreed_to(self, reap_round: int) -> bool:
         """Whether the copy is as new as that round, if it was committed."""
-        state = self.state
-        return self.fresh or reap_round <= state.committed or reap_round in state.said
+        return self.fresh or self.state.agreed_to(reap_round)
 
 
 COMPLETE: Final = Holding(sure=True)
 """How most copies stand: complete, and no round was ever begun."""
 
 
-def too_old(heard: Mapping[int, Holding], known: int) -> list[int]:
-    """Owners whose copies must not be merged: older than the newest round, `known` or heard of."""
-    newest = max((known, *(h.state.committed for h in heard.values())))
-    return sorted(o for o, holding in heard.items() if not holding.agreed_to(newest))
+def too_old(holdings: Mapping[int, Holding]) -> list[int]:
+    """Whose copies must not be merged, of those by owner: older than the newest round of any."""
+    newest = max((h.state.committed for h in holdings.values()), default=0)
+    return sorted(o for o, holding in holdings.items() if not holding.agreed_to(newest))
 
 
 # KEPT: nothing, or u16 partition. Its reply for one partition: a holding, rest the list if one

@@ -60,6 +60,10 @@ class State(NamedTuple):
     ring: RingName = NO_RING
     said: tuple[int, ...] = ()
 
+    def agreed_to(self, reap_round: int) -> bool:
+        """Whether what is here is as new as that round, if it was committed."""
+        return reap_round <= self.committed or reap_round in self.said
+
 
 UNKNOWN: Final = State()
 
@@ -131,9 +135,9 @@ class Rounds:
         self._set(partition, state._replace(taken=reap_round, said=said))
         return True
 
-    def may_commit(self, partition: int, reap_round: int) -> bool:
-        """Whether this disk said yes to the round and has not gone beyond it."""
-        return reap_round in self.state(partition).said
+    def agreed_to(self, partition: int, reap_round: int) -> bool:
+        """Whether this disk said yes to the round, or has one committed that is no older."""
+        return self.state(partition).agreed_to(reap_round)
 
     def commit(self, partition: int, kept: Kept) -> None:
         """The list of a round is carried out here, in the same batch as its deletions.

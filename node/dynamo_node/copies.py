@@ -245,7 +245,7 @@ class Copies:
         node.standing.emptied(partition)
         self._rounds.floor(partition, reap_round, ring)
         node.replica.empty(partition, *partition_range(held, partition))
-        node.recovery.restart(partition)
+        node.recovery.forget(partition)
         self._now_sure(partition)
         await node.disk.store.durable()
         node.recovery.wake()
@@ -277,12 +277,10 @@ class Copies:
         await asyncio.gather(*(ask(o, link) for o, link in others if link.up))
         self._lists_heard[partition] = lists
         await self._settle(partition)
-        mine = self.holding(partition)
-        heard = self._heard.get(partition, {})
         me = self._node.topology.number
-        if me in copies.too_old({**heard, me: mine}, 0):
+        old = copies.too_old({**self._heard.get(partition, {}), me: self.holding(partition)})
+        if me in old:
             return None
-        old = copies.too_old(heard, mine.state.committed)
         return Sources([o for o in sorted(fresh) if o not in old], [o for o in old if o in fresh])
 
     def join(self, partition: int, owner: int) -> bool:

@@ -29,6 +29,7 @@ from dynamo_core.gossip_messages import (
 from dynamo_core.membership import Membership, next_generation
 from dynamo_core.ring import Ring
 from dynamo_core.wire import Type
+from dynamo_node import meta
 from dynamo_node.inbound import Inbound
 from dynamo_node.storage import META
 
@@ -43,7 +44,6 @@ ACTS_TOLD_MAX: Final = 4
 """Acts of a ring that are entered into the history when it is taken up: the last ones."""
 _GENERATION_KEY: Final = b"member/generation"
 _LOG_PREFIX: Final = b"member/log/"
-_LOG_END: Final = b"member/log0"
 
 
 class Gossip:
@@ -60,16 +60,13 @@ class Gossip:
         """Take up the history on disk and raise the generation, durably, before it is told."""
         store = self._node.disk.store
         events: list[Event] = []
-        after, held = _LOG_PREFIX, 0
-        while pairs := await store.scan_async(META, after, _LOG_END, 1000):
-            for _, value in pairs:
-                try:
-                    events.append(unpack_event(value))
-                except Corrupt as error:
-                    log.error("an event of the history on disk is left out: %s", error)
-            after = pairs[-1][0] + b"\x00"
-        for _, value in await store.scan_async(META, _GENERATION_KEY, _GENERATION_KEY + b"\0", 1):
-            held = min(int.from_bytes(value, "big"), GENERATION_MAX)
+        async for _, value in meta.pairs(store, _LOG_PREFIX):
+            try:
+                events.append(unpack_event(value))
+            except Corrupt as error:
+                log.error("an event of the history on disk is left out: %s", error)
+        noted = await meta.read(store, _GENERATION_KEY)
+        held = min(int.from_bytes(noted or b"", "big"), GENERATION_MAX)
         salt = int.from_bytes(self._node.outside.random_bytes(2), "big")
         self.membership = Membership(next_generation(held, salt), events)
         self._keep()

@@ -21,6 +21,7 @@ from typing import Final
 from dynamo_core import wire
 from dynamo_core.actors import INCARNATION_BYTES
 from dynamo_core.wire import Lease, Type
+from dynamo_node import meta
 from dynamo_node.links import Link
 from dynamo_node.storage import META, Store
 
@@ -34,7 +35,6 @@ POLL_S: Final = 0.02
 KNOWN_MAX: Final = 64
 """Incarnations remembered of each node, the living one included; the oldest go first."""
 _PREFIX: Final = b"newest/"
-_PREFIX_END: Final = b"newest0"
 
 
 class Known:
@@ -51,18 +51,14 @@ class Known:
 
     async def load(self) -> None:
         """Take up what earlier runs have noted; before anybody can call."""
-        after = _PREFIX
-        while pairs := await self._store.scan_async(META, after, _PREFIX_END, 1000):
-            for key, value in pairs:
-                number = key[len(_PREFIX) :]
-                if len(number) != 4 or not value or len(value) % INCARNATION_BYTES:
-                    log.error("a note of incarnations is damaged and left out: %s", key.hex())
-                    continue
-                self._seen[int.from_bytes(number, "big")] = tuple(
-                    value[at : at + INCARNATION_BYTES]
-                    for at in range(0, len(value), INCARNATION_BYTES)
-                )
-            after = pairs[-1][0] + b"\x00"
+        async for key, value in meta.pairs(self._store, _PREFIX):
+            number = key[len(_PREFIX) :]
+            if len(number) != 4 or not value or len(value) % INCARNATION_BYTES:
+                log.error("a note of incarnations is damaged and left out: %s", key.hex())
+                continue
+            self._seen[int.from_bytes(number, "big")] = tuple(
+                value[at : at + INCARNATION_BYTES] for at in range(0, len(value), INCARNATION_BYTES)
+            )
 
     def called(self, number: int, incarnation: bytes) -> bool:
         """That incarnation has proven itself: it is the newest. True if it replaces another."""

@@ -47,22 +47,19 @@ class KeptLists:
         async def answer() -> bytes:
             if await self.obey(partition, kept):
                 return b"\x01"
-            if caller.hello is not None and not self._knows(partition, kept.reap_round):
+            known = self._rounds.agreed_to(partition, kept.reap_round)
+            if caller.hello is not None and not known:
                 self.on_unknown(caller.hello.number, partition, kept.reap_round)
             return b"\x00"
 
         self._node.answer_later(caller, frame, Type.COMMIT_REPLY, answer)
-
-    def _knows(self, partition: int, reap_round: int) -> bool:
-        rounds = self._rounds
-        return reap_round <= rounds.committed(partition) or rounds.may_commit(partition, reap_round)
 
     async def obey(self, partition: int, kept: Kept) -> bool:
         """Carry out a committed round's list; True once that is fsynced here."""
         rounds, me = self._rounds, self._node.topology.number
         if partition not in self._node.topology.owned:
             return True  # what it doesn't own it holds no copy of: its yes said so
-        if not self._knows(partition, kept.reap_round):
+        if not rounds.agreed_to(partition, kept.reap_round):
             return False
         if rounds.committed(partition) < kept.reap_round:
             unconfirmed = tuple(sorted({*kept.unconfirmed, me}))

@@ -64,7 +64,7 @@ class Node:
         self.incarnations = Known(disk.store)
         self.replica = Replica(disk, config.limits, outside, config.hints_bytes_max)
         self.trees = Trees(disk.store)
-        self.replica.on_change = self.trees.changed
+        self.replica.on_change.append(self.trees.changed)
         self.replica.on_emptied.append(self._emptied)
         self.births = Births(self, clean)
         self.rings = Rings(self)

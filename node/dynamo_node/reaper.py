@@ -56,15 +56,12 @@ class Reaper:
         self.copies = Copies(node, self.lists)
         self.lists.on_unknown = self.copies.heard_committed
         self._not_before: dict[int, float] = {}
-        earlier = node.replica.on_change
-
-        def changed(skey: bytes, old: bytes | None, new: bytes | None) -> None:
-            earlier(skey, old, new)
-            self.tombstones.changed(skey, old, new, self._loop.time())
-
-        node.replica.on_change = changed
+        node.replica.on_change.append(self._changed)
         node.replica.on_emptied.append(self.tombstones.emptied)
         node.handlers[Type.PREPARE] = self._prepare
+
+    def _changed(self, skey: bytes, old: bytes | None, new: bytes | None) -> None:
+        self.tombstones.changed(skey, old, new, self._loop.time())
 
     def _persist(self, key: bytes, value: bytes | None) -> None:
         store = self._node.disk.store

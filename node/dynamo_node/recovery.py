@@ -143,13 +143,10 @@ class Recovery:
         copies.pulled(partition)
         node.standing.completed(partition, verdict.possible_loss)
         await node.disk.store.durable()
-        self._forget(partition)
+        self.forget(partition)
 
-    def restart(self, partition: int) -> None:
-        """What was merged into the copy here is deleted: nothing of it counts any more."""
-        self._forget(partition)
-
-    def _forget(self, partition: int) -> None:
+    def forget(self, partition: int) -> None:
+        """What was merged into the copy here so far counts for nothing any more."""
         self._merged.pop(partition, None)
         for at in [at for at in self._reached if at[0] == partition]:
             del self._reached[at]
@@ -303,7 +300,7 @@ class Recovery:
         if not self._node.standing.accepted(partition):
             return False
         log.warning("partition %d: its loss is accepted by an admin", partition)
-        self._forget(partition)
+        self.forget(partition)
         return True
 
     def facts(self) -> dict[str, Any]:

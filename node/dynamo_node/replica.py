@@ -81,7 +81,7 @@ class Replica:
         self.hints = HintStore(disk.store, self._turns, self.rounds, hints_bytes_max)
         self.ring_name: Callable[[], RingName] = lambda: NO_RING
         """The ring in force, which stamps hints."""
-        self.on_change: Change = lambda skey, old, new: None
+        self.on_change: list[Change] = []
         """Told (digest + key, old object, new object) before a change is put into the batch."""
         self.on_emptied: list[Callable[[int, bytes, bytes], None]] = []
         """Told (partition, start, end) before all places start <= place < end are deleted."""
@@ -200,8 +200,10 @@ class Replica:
         skey = digest + key
 
         def merged(data: bytes | None) -> None:
-            if reap_round < (floor := self.rounds.committed(self.partition_of(digest))):
-                done(ReapedError(self.rounds.state(self.partition_of(digest)).ring, floor))
+            partition = self.partition_of(digest)
+            if self.rounds.refuses_write(partition, reap_round):
+                state = self.rounds.state(partition)
+                done(ReapedError(state.ring, state.committed))
                 return
             try:
                 held = None if data is None else records.from_bytes(data)
@@ -341,7 +343,8 @@ class Replica:
             )
 
     def _put_object(self, skey: bytes, old: bytes | None, record: Record) -> None:
-        self.on_change(skey, old, record.obj)
+        for told in self.on_change:
+            told(skey, old, record.obj)
         self._store.put(OBJECTS, skey, records.to_bytes(record))
         if old is None:
             self.keys_since_count += 1
@@ -372,7 +375,8 @@ class Replica:
             mark = held.mark if held.mark and left.clock.covers(held.mark) else None
             self._put_object(skey, held.obj, Record(objects.to_bytes(left), mark))
         else:
-            self.on_change(skey, held.obj, None)
+            for told in self.on_change:
+                told(skey, held.obj, None)
             self._store.delete(OBJECTS, skey)
             self.keys_since_count -= 1
 

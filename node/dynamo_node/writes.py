@@ -240,7 +240,8 @@ class PutOperation(InFlight):
         """
         if self._finished:
             return
-        if self._agreed() <= self._minted_round:
+        rounds, partition = self._coordinator.replica.rounds, self._place.partition
+        if rounds.agreed(partition) <= self._minted_round:
             self._resend(sends, self._alone(), max(reap_round, self._reap_round))
             return
         stamp, request, place = self._stamp(), self._request, self._place
@@ -268,11 +269,6 @@ class PutOperation(InFlight):
         self._obj, self._reap_round = obj, reap_round
         self._payload = wire.pack_write(self._request.key, obj, NOBODY, reap_round, False)
         self._send_all(sends)
-
-    def _agreed(self) -> int:
-        """The highest round that this node has said yes to or carried out."""
-        state = self._coordinator.replica.rounds.state(self._place.partition)
-        return max((state.committed, *state.said))
 
     def _alone(self) -> bytes:
         """The write without what was held beside it: its clock is its author's context."""

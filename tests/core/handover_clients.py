@@ -257,7 +257,7 @@ class Clients:
         if digest != m.digest:
             self.exchange(m, a.number, a.row)
             return
-        if m.counts and committed > m.committed and m.rounds.may_commit(P, committed):
+        if m.counts and committed > m.committed and m.rounds.agreed_to(P, committed):
             m.rounds.commit(P, Kept(committed, m.state().ring, (), ()))  # `returning`'s CATCH_UP
         if not m.counts or committed != m.committed or m.rounds.refuses_write(P, stamp):
             return

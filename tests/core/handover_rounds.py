@@ -94,5 +94,5 @@ class Rounds(Sides):
             m.mem.pop("list")
 
     def on_commit(self, m: Node, a: Node, number: int, key: int, obj: Obj) -> None:
-        if m.custody.held and m.counts and m.committed < number and m.rounds.may_commit(P, number):
+        if m.custody.held and m.counts and m.committed < number and m.rounds.agreed_to(P, number):
             self.carry_out(m, number, key, obj)

@@ -179,7 +179,7 @@ class Rules(Clients):
                 self.say("commit", m.number, n, kept)
 
     def on_commit(self, m: Member, a: Member, a_inc: int, kept: Any) -> None:
-        known = kept.reap_round <= m.rounds.committed(P) or m.rounds.may_commit(P, kept.reap_round)
+        known = m.rounds.agreed_to(P, kept.reap_round)
         if not known and "any round" not in self.faults:
             self.ask_rounds(m, a.number)
             return
@@ -271,7 +271,8 @@ class Rules(Clients):
 
     def too_old(self, m: Member) -> list[int]:
         heard = {o: told for o, (told, _, _) in m.told.items()}
-        return copies.too_old(heard, m.rounds.committed(P))
+        old = copies.too_old({**heard, m.number: m.holding()})
+        return [o for o in old if o != m.number]
 
     def on_pull(self, m: Member, a: Member, a_inc: int) -> None:
         lack = m.lack if m.sure else max(m.lack, Lack.UNCLEAN)

@@ -83,7 +83,7 @@ def test_schedule_20_a_commit_is_obeyed_though_a_later_round_was_promised() -> N
     got.commit(5, Kept(1, RING, (1, 3), (ENTRY,)))
     assert "keeps the list of round 1" in refusal(got, _prepare(2), FREE)
     missed.promise(5, 2)
-    assert missed.may_commit(5, 1), "else the list of round 1 is kept for ever"
+    assert missed.agreed_to(5, 1), "else the list of round 1 is kept for ever"
     missed.commit(5, Kept(1, RING, (3,), (ENTRY,)))
     assert missed.stamp(5) == 2
 
@@ -97,16 +97,16 @@ def test_schedule_20_the_new_disk_takes_over_what_its_holders_promised() -> None
     new = Rounds()
     new.join(5, State(6, 5, RING, (6,)), first=True)
     new.join(5, State(7, 5, RING, (6, 7)), first=False)
-    assert new.may_commit(5, 6)
-    assert not new.may_commit(5, 7)
+    assert new.agreed_to(5, 6)
+    assert not new.agreed_to(5, 7)
     assert new.agreed(5) == 6
 
 
 def test_schedule_10_an_old_disk_never_said_yes() -> None:
     returned = Rounds()
     returned.promise(5, 1)
-    assert returned.may_commit(5, 1)
-    assert not returned.may_commit(5, 2)
+    assert returned.agreed_to(5, 1)
+    assert not returned.agreed_to(5, 2)
     assert refusal(returned, _prepare(2), FREE._replace(counts=False)) == (
         "is recovering this partition"
     )

@@ -78,9 +78,9 @@ def test_with_a_higher_w_more_owners_have_to_be_heard() -> None:
 
 def test_copies_too_old_to_be_merged() -> None:
     heard = {2: _at(5), 3: _at(4), 4: _at(4, 5), 5: EMPTY, 6: _at(0, lack=Lack.EMPTY, merged=True)}
-    assert copies.too_old(heard, 0) == [3, 6]
-    assert copies.too_old(heard, 6) == [2, 3, 4, 6]
-    assert copies.too_old({3: _at(0)}, 0) == []
+    assert copies.too_old(heard) == [3, 6]
+    assert copies.too_old({**heard, 1: _at(6)}) == [2, 3, 4, 6]
+    assert copies.too_old({3: _at(0)}) == []
 
 
 U64 = st.integers(0, 2**64 - 1)

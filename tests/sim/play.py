@@ -31,10 +31,12 @@ class Play:
         self.clients = Clients(self.world, Random(f"{seed}/clients"))
         self.key = self.clients.keys[0]
         self.world.form()
-        place = self.machine(0).topology.place(self.key)
+        self.place = place = self.machine(0).topology.place(self.key)
         by_number = {m.node.topology.number: m for m in self.world.machines if m.node is not None}
         self.owners = [by_number[number] for number in place.owners]
         self.others = [m for m in self.world.machines if m not in self.owners]
+        self.stand_ins = [by_number[number] for number in place.others]
+        """The others in the order of the key's preference list."""
 
     def machine(self, at: int) -> Any:
         return self.world.machines[at].node
@@ -70,15 +72,22 @@ class Play:
             lambda: all(m.node is not None and m.node.ready for m in machines), PATIENCE_S
         )
 
-    def cut_off(self, machines: list[Machine], cut: bool = True) -> None:
-        """No frame passes between `machines` and the rest."""
+    def cut_off(self, machines: list[Machine], noticed: bool = True) -> None:
+        """No frame passes between `machines` and the rest; nobody is told."""
+        self._block(machines, True)
+        if noticed:
+            self.world.run_for(5.0)
+
+    def join_again(self, machines: list[Machine]) -> None:
+        """Undo `cut_off`."""
+        self._block(machines, False)
+
+    def _block(self, machines: list[Machine], blocked: bool) -> None:
         for one in machines:
             for other in self.world.machines:
                 if other not in machines:
-                    self.world.block(one.name, other.name, cut)
-                    self.world.block(other.name, one.name, cut)
-        if cut:  # until everybody has noticed
-            self.world.run_for(5.0)
+                    self.world.block(one.name, other.name, blocked)
+                    self.world.block(other.name, one.name, blocked)
 
     def until_handed_off(self) -> None:
         """All hints are gone from the machines that run."""
@@ -124,29 +133,12 @@ def asked(play: Play, at: Machine, op: Op, **more: Any) -> Any:
     return outcomes[0]
 
 
-def in_order(play: Play) -> tuple[list[Machine], list[Machine]]:
-    """Owners and stand-ins of the key, in the order of its preference list."""
-    by_number = {m.node.topology.number: m for m in play.world.machines if m.node is not None}
-    place = play.machine(0).topology.place(play.key)
-    return [by_number[n] for n in place.owners], [by_number[n] for n in place.others]
-
-
-def cut(play: Play, machines: list[Machine]) -> None:
-    """Frames between `machines` and the rest vanish from now on; nobody is told."""
-    for one in machines:
-        for other in play.world.machines:
-            if other not in machines:
-                play.world.block(one.name, other.name, True)
-                play.world.block(other.name, one.name, True)
-
-
 def reaped(play: Play) -> int:
     """Write and delete the key until its tombstone is reaped; the round of its partition."""
     play.put()
     play.ask(Op.GET)
     assert play.ask(Op.DELETE, context=True).outcome == ACKNOWLEDGED
-    owners, _ = in_order(play)
-    partition = play.machine(0).topology.place(play.key).partition
+    owners, partition = play.owners, play.place.partition
 
     def committed() -> list[int]:
         return [o.node.replica.rounds.committed(partition) for o in owners if o.node is not None]

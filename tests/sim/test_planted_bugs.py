@@ -95,7 +95,7 @@ def power_goes_after_the_handoff(seed: int) -> Report:
         play.start(*play.owners)
         for machine in play.owners:
             machine.disk.temper.slowness = 1000.0
-        play.cut_off(play.others, cut=False)
+        play.join_again(play.others)
         play.until_handed_off()
         play.kill(*play.owners, power=True)
 
@@ -154,7 +154,7 @@ def client_with_two_empty_stand_ins(seed: int) -> Report:
         play.cut_off(play.others)
         for _ in range(5):
             play.ask(Op.GET, client=3)
-        play.cut_off(play.others, cut=False)
+        play.join_again(play.others)
 
     return _played(seed, script, 5)
 

@@ -125,10 +125,15 @@ def test_what_an_answer_tells_is_fsynced(kind: Type) -> None:
             Type.FETCH: exchange.pack_fetch(partition, [play.key]),
             Type.TREE: next(antientropy.find(b.node.antientropy.view, shared)) or b"",
         }[kind]
-        assert b.disk.unsynced
+
+        def unsynced() -> bool:
+            # Gossip goes on meanwhile and may wait for an fsync of its own.
+            return any("objects" in batch for batch in b.disk.unsynced)
+
+        assert unsynced()
         got, reply = play.ask(a, b, kind, payload)
         assert got == kind + 1
-        assert not b.disk.unsynced, "it was said before it was fsynced"
+        assert not unsynced(), "it was said before it was fsynced"
         if kind == Type.SEGMENTS:
             assert len(exchange.unpack_leaves(reply)[0]) == 1
         elif kind == Type.FETCH:
@@ -584,7 +589,7 @@ def test_pages_for_recovering_owners_keep_to_the_share_and_shrink_when_many_ask(
         play.world.run_for(20.0)
         used_s = node.slices.facts()["used_seconds"]["recovery"]
         assert 0 < used_s / (play.world.now - began) <= 0.06
-        assert pages[0] > 1 << 20
+        assert max(pages) > 1 << 20, "the first to ask is alone, if not the first to be answered"
         assert sorted(pages)[len(pages) // 2] < 1 << 18
 
 

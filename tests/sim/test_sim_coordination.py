@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tests.sim.play import asked, cut, in_order, played, reaped
+from tests.sim.play import asked, played, reaped
 
 from dynamo_core.outcomes import Kind
 from dynamo_core.wire import Op
@@ -16,8 +16,8 @@ TIMEOUT_MS = 2000
 @pytest.mark.parametrize("seed", range(4))
 def test_a_write_where_all_owners_fall_silent_is_taken_by_stand_ins(seed: int) -> None:
     with played(seed, 6) as play:
-        _, others = in_order(play)
-        cut(play, others)
+        others = play.stand_ins
+        play.cut_off(others, noticed=False)
         done = asked(play, others[0], Op.PUT)
         assert (done.kind, done.standin) == (Kind.WRITTEN, 2), done
 
@@ -25,8 +25,8 @@ def test_a_write_where_all_owners_fall_silent_is_taken_by_stand_ins(seed: int) -
 @pytest.mark.parametrize("seed", range(4))
 def test_a_write_finds_the_one_stand_in_that_is_left(seed: int) -> None:
     with played(seed, 7) as play:
-        owners, others = in_order(play)
-        cut(play, [owners[0], others[-1]])
+        owners, others = play.owners, play.stand_ins
+        play.cut_off([owners[0], others[-1]], noticed=False)
         done = asked(play, owners[0], Op.PUT)
         assert (done.kind, done.primary, done.standin) == (Kind.WRITTEN, 1, 1), done
 
@@ -38,7 +38,7 @@ def test_what_a_stand_in_with_a_new_disk_acknowledged_outlives_the_rounds_it_did
     # Its hint carries no round: the owners have committed some with its last disk's yes.
     with played(seed, 5, w=1, timing=replace(Timing(), reap_delay_ms=200)) as play:
         reaped(play)
-        owners, others = in_order(play)
+        owners, others = play.owners, play.stand_ins
         play.kill(*owners, others[0])
         others[0].disk.wipe()
         play.start(others[0])
@@ -58,7 +58,7 @@ def test_a_write_through_a_rolled_back_disk_brings_nothing_else_back(
 ) -> None:
     # Refused as older than the round, it must not send the reaped value along under a new one.
     with played(seed, 5, timing=replace(Timing(), reap_delay_ms=200)) as play:
-        owners, others = in_order(play)
+        owners, others = play.owners, play.stand_ins
         back = others[0] if at_stand_in else owners[2]
         if at_stand_in:
             play.kill(owners[2])  # for whom it keeps a hint
@@ -85,7 +85,7 @@ def test_a_write_through_a_rolled_back_disk_brings_nothing_else_back(
 
 def test_nodes_that_shut_down_are_chosen_last() -> None:
     with played(5, 6, timing=replace(Timing(), drain_ms=5000)) as play:
-        owners, others = in_order(play)
+        owners, others = play.owners, play.stand_ins
         for machine in (owners[0], others[0]):
             play.world.stop(machine)
         play.world.run_for(0.5)
@@ -109,7 +109,7 @@ def test_nodes_that_shut_down_are_chosen_last() -> None:
 @pytest.mark.parametrize("full", [1, 2, 3])
 def test_writes_go_on_at_and_around_owners_whose_disks_are_full(full: int) -> None:
     with played(17 + full, 6) as play:
-        owners, others = in_order(play)
+        owners, others = play.owners, play.stand_ins
         for machine in owners[:full]:
             machine.free_bytes = 0
         play.world.run_for(2.0)
@@ -127,7 +127,7 @@ def test_writes_go_on_at_and_around_owners_whose_disks_are_full(full: int) -> No
 @pytest.mark.parametrize("seed", range(3))
 def test_an_owner_that_can_not_read_its_record_yet_leaves_the_write_to_others(seed: int) -> None:
     with played(seed, 3) as play:
-        owners, _ = in_order(play)
+        owners = play.owners
         node = owners[0].node
         assert node is not None
         mint = node.replica.mint
@@ -138,7 +138,7 @@ def test_an_owner_that_can_not_read_its_record_yet_leaves_the_write_to_others(se
 
 def test_a_node_that_stops_leaves_hints_for_owners_that_are_silent() -> None:
     with played(9, 3) as play:
-        owners, _ = in_order(play)
+        owners = play.owners
         play.world.stall(owners[2], 20.0)
         assert asked(play, owners[0], Op.PUT).kind == Kind.WRITTEN
         play.world.stop(owners[0])
@@ -149,7 +149,7 @@ def test_a_node_that_stops_leaves_hints_for_owners_that_are_silent() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_hint_of_a_rolled_back_disk_is_not_read(seed: int) -> None:
     with played(seed, 5, timing=replace(Timing(), reap_delay_ms=200)) as play:
-        owners, others = in_order(play)
+        owners, others = play.owners, play.stand_ins
         play.kill(owners[2])  # for whom the first stand-in keeps a hint
         play.put()
         play.world.run_for(3.0)

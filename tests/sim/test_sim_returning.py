@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.sim.play import Play, asked, cut, in_order, played, reaped
+from tests.sim.play import Play, asked, played, reaped
 from tests.sim.world import Machine
 
 from dynamo_core.outcomes import Kind
@@ -35,7 +35,7 @@ def _returns(play: Play, back: list[Machine], snapshots: list[Any]) -> None:
 
 
 def _settled(play: Play, machines: list[Machine]) -> bool:
-    partition = play.machine(0).topology.place(play.key).partition
+    partition = play.place.partition
     nodes = [m.node for m in machines if m.node is not None]
     return len(nodes) == len(machines) and all(
         n.reaper.copies.sure(partition) and n.standing.counts(partition) for n in nodes
@@ -44,14 +44,14 @@ def _settled(play: Play, machines: list[Machine]) -> bool:
 
 def _round(play: Play, machine: Machine) -> int:
     assert machine.node is not None
-    partition = play.machine(0).topology.place(play.key).partition
+    partition = play.place.partition
     return machine.node.replica.rounds.committed(partition)
 
 
 def _has_record(play: Play, machine: Machine) -> bool:
     node = machine.node
     assert node is not None
-    digest = play.machine(0).topology.place(play.key).digest
+    digest = play.place.digest
     found: list[bytes | None] = []
     node.replica.read_own(digest + play.key, found.append, lambda error: found.append(None))
     play.world.run_until(lambda: bool(found), 5.0)
@@ -61,7 +61,7 @@ def _has_record(play: Play, machine: Machine) -> bool:
 @pytest.mark.parametrize("seed", range(4))
 def test_schedule_10_a_rolled_back_volume_is_deleted_unread_and_recovered(seed: int) -> None:
     with played(seed, 5, timing=FAST) as play:
-        owners, _ = in_order(play)
+        owners = play.owners
         back = [owners[seed % 3]]
         snapshots = _snapshot_then_reap(play, back)
         _returns(play, back, snapshots)
@@ -82,19 +82,17 @@ def test_schedule_10_a_rolled_back_volume_is_deleted_unread_and_recovered(seed: 
 @pytest.mark.parametrize("seed", range(4))
 def test_schedule_10_an_old_copy_that_can_ask_nobody_says_nothing(seed: int) -> None:
     with played(seed, 5, timing=FAST) as play:
-        owners, others = in_order(play)
+        owners, others = play.owners, play.stand_ins
         back = [owners[seed % 3]]
         snapshots = _snapshot_then_reap(play, back)
         _returns(play, back, snapshots)
-        cut(play, [*back, *others])
+        play.cut_off([*back, *others], noticed=False)
         play.start(*back)
         play.world.run_for(3.0)
         # With empty stand-ins it would be an answer that carries a value.
         assert asked(play, others[0], Op.GET).kind == Kind.UNAVAILABLE
         assert asked(play, back[0], Op.PUT).kind == Kind.WRITTEN, "writes go on all the same"
-        for one in play.world.machines:
-            for other in play.world.machines:
-                play.world.block(one.name, other.name, False)
+        play.join_again([*back, *others])
         play.until_handed_off()
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         shown = asked(play, owners[0], Op.GET)
@@ -104,14 +102,14 @@ def test_schedule_10_an_old_copy_that_can_ask_nobody_says_nothing(seed: int) -> 
 @pytest.mark.parametrize("seed", range(4))
 def test_two_old_copies_are_both_recovered_from_the_third(seed: int) -> None:
     with played(seed, 5, timing=FAST) as play:
-        owners, _ = in_order(play)
+        owners = play.owners
         back = [owners[seed % 3], owners[(seed + 1) % 3]]
         snapshots = _snapshot_then_reap(play, back)
         _returns(play, back, snapshots)
         play.start(*back)
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         assert not any(_has_record(play, owner) for owner in owners)
-        partition = play.machine(0).topology.place(play.key).partition
+        partition = play.place.partition
         for machine in back:
             node = machine.node
             assert node is not None
@@ -121,7 +119,7 @@ def test_two_old_copies_are_both_recovered_from_the_third(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_where_the_newest_disk_is_lost_too_the_best_that_is_left_stays(seed: int) -> None:
     with played(seed, 5, timing=FAST) as play:
-        owners, _ = in_order(play)
+        owners = play.owners
         newest, back = owners[seed % 3], [o for o in owners if o is not owners[seed % 3]]
         snapshots = _snapshot_then_reap(play, back)
         _returns(play, back, snapshots)
@@ -138,7 +136,7 @@ def test_where_the_newest_disk_is_lost_too_the_best_that_is_left_stays(seed: int
 @pytest.mark.parametrize("seed", range(3))
 def test_with_r_1_a_copy_that_is_known_to_be_old_says_nothing(seed: int) -> None:
     with played(seed, 5, timing=FAST, r=1, w=3) as play:
-        owners, _ = in_order(play)
+        owners = play.owners
         back, newest, third = owners[seed], owners[(seed + 1) % 3], owners[(seed + 2) % 3]
         snapshots = _snapshot_then_reap(play, [back])
         _returns(play, [back], snapshots)
@@ -152,7 +150,7 @@ def test_with_r_1_a_copy_that_is_known_to_be_old_says_nothing(seed: int) -> None
         play.world.run_for(3.0)
         node = back.node
         assert node is not None
-        partition = play.machine(0).topology.place(play.key).partition
+        partition = play.place.partition
         assert partition in node.reaper.copies.waits_for
         assert asked(play, back, Op.GET).kind == Kind.ABSENT
         play.start(third)
@@ -164,12 +162,12 @@ def test_with_r_1_a_copy_that_is_known_to_be_old_says_nothing(seed: int) -> None
 @pytest.mark.parametrize("seed", range(3))
 def test_a_volume_that_returns_from_when_it_was_new_brings_nothing_back(seed: int) -> None:
     with played(seed, 5, timing=FAST) as play:
-        owners, _ = in_order(play)
+        owners = play.owners
         back = owners[seed]
         play.kill(back)
         back.disk.wipe()
         play.start(back)
-        cut(play, [o for o in owners if o is not back])
+        play.cut_off([o for o in owners if o is not back], noticed=False)
         play.world.run_for(1.0)
         # Empty, it takes a write that the other owners get later, and has merged nothing yet.
         assert asked(play, back, Op.PUT).kind == Kind.WRITTEN
@@ -177,9 +175,7 @@ def test_a_volume_that_returns_from_when_it_was_new_brings_nothing_back(seed: in
         play.kill(back)
         snapshot = back.disk.snapshot()
         play.start(back)
-        for one in play.world.machines:
-            for other in play.world.machines:
-                play.world.block(one.name, other.name, False)
+        play.join_again([o for o in owners if o is not back])
         play.until_handed_off()
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         reaped(play)
@@ -197,7 +193,7 @@ def test_a_volume_that_returns_from_when_it_was_new_brings_nothing_back(seed: in
 def test_an_old_copy_merges_nothing_while_it_waits_for_one_that_counts(seed: int) -> None:
     # Seed 1000678: after a power cut everywhere nobody counts yet, and one disk is old.
     with played(seed, 5, timing=FAST, durability=BUFFERED) as play:
-        owners, _ = in_order(play)
+        owners = play.owners
         back = owners[seed % 3]
         snapshots = _snapshot_then_reap(play, [back])
         machines = play.world.machines
@@ -220,18 +216,16 @@ def test_an_old_copy_merges_nothing_while_it_waits_for_one_that_counts(seed: int
 def test_hints_that_an_old_copy_keeps_at_home_bring_nothing_back(seed: int) -> None:
     # Seed 5000404: they outlived the copy, and were delivered under a newer round.
     with played(seed, 3, timing=FAST) as play:
-        owners, _ = in_order(play)
+        owners = play.owners
         back = owners[seed % 3]
         snapshots = _snapshot_then_reap(play, [back])
         _returns(play, [back], snapshots)
-        cut(play, [back])
+        play.cut_off([back], noticed=False)
         play.start(back)
         play.world.run_for(1.0)
         assert asked(play, back, Op.PUT, quorum=1).kind == Kind.WRITTEN
         play.world.run_until(lambda: bool(back.node and back.node.replica.hints.by_target), 10.0)
-        for one in play.world.machines:
-            for other in play.world.machines:
-                play.world.block(one.name, other.name, False)
+        play.join_again([back])
         play.until_handed_off()
         play.world.run_until(lambda: _settled(play, owners), 60.0)
         play.world.run_for(3.0)

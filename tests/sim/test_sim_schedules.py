@@ -34,7 +34,7 @@ def test_schedule_13_two_empty_stand_ins_never_say_that_a_key_is_absent() -> Non
         outcome = _asked(play, play.others[0], Op.GET)
         assert outcome.kind == Kind.UNAVAILABLE, outcome
         assert outcome.got == 0, "an empty stand-in counts for nothing"
-        play.cut_off(play.others, cut=False)
+        play.join_again(play.others)
         assert not play.judged().violations
 
 
