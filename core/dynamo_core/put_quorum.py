@@ -42,6 +42,7 @@ class PutQuorum:
     """
 
     __slots__ = (
+        "_again",
         "_full",
         "_healthy",
         "_hinted",
@@ -76,6 +77,7 @@ class PutQuorum:
         self._home: set[int] = set()  # of these, who have it at the coordinator, durably
         self._full: list[Send] = []  # stand-ins that had no room for a hint
         self._used: set[int] = {local}
+        self._again: set[Send] = set()  # what was asked beyond a node's first part
 
     def start(self) -> list[Send]:
         """The first sends, the local one first: it mints the version the others get."""
@@ -130,8 +132,10 @@ class PutQuorum:
 
         Where nobody has room and W needs it, this one is asked to keep it all the same.
         """
-        if self._pending.get(node) == hint_for:
-            self._full.append(Send(node, hint_for, over=True))
+        over = Send(node, hint_for, over=True)
+        if self._pending.get(node) == hint_for and over not in self._again:
+            self._again.add(over)
+            self._full.append(over)
         return self.failed(node, hint_for)
 
     def _without(self, node: int, hint_for: int) -> list[Send]:
@@ -228,27 +232,40 @@ class PutQuorum:
         """Sends to nodes that seem dead, where `parts` make too few copies for W.
 
         An owner's hint is kept elsewhere by then and delivered all the same. A stand-in
-        whose owner has answered after all stands for another one too.
+        whose owner has answered after all stands for another one too; for each it is
+        asked once, however it fails, else two that are cut off would fail for ever.
         """
         sends: list[Send] = []
         owners, copies = self._owners, self._copies(parts, self._hinted)
-        spare = [n for n, owner in self._stood.items() if owner in self._primary]
+        if copies >= self.w:
+            return sends
+
+        def adds(send: Send) -> bool:
+            return self._copies({**parts, send.node: send.hint_for}, self._hinted) > copies
+
+        stood = [n for n, owner in self._stood.items() if owner in self._primary]
+        spare = [n for n in stood if n != self.local and not self._awaited(n)]
         for node in (*owners, *self._others, *spare):
             if copies >= self.w:
                 return sends
-            if node in self._used and (node not in spare or node == self.local):
+            if node in self._used and node not in spare:
                 continue
-            covered = {o or n for n, o in parts.items()}
-            missing = next((o for o in owners if o not in covered), owners[0])
-            hint_for = NOBODY if node in owners else missing
-            if (more := self._copies({**parts, node: hint_for}, self._hinted)) > copies:
-                copies = more
-                parts[node] = self._pending[node] = hint_for
+            asks = [Send(node, NOBODY if node in owners else owner) for owner in owners]
+            send = next((ask for ask in asks if ask not in self._again and adds(ask)), None)
+            if send is not None:
                 self._used.add(node)
-                sends.append(Send(node, hint_for))
-        while self._full and copies < self.w:
-            send = self._full.pop(0)
-            parts[send.node] = self._pending[send.node] = send.hint_for
-            copies = self._copies(parts, self._hinted)
-            sends.append(send)
+                self._again.add(send)
+                parts[node] = self._pending[node] = send.hint_for
+                copies = self._copies(parts, self._hinted)
+                sends.append(send)
+        for send in list(self._full):
+            if copies < self.w and adds(send) and not self._awaited(send.node):
+                self._full.remove(send)
+                parts[send.node] = self._pending[send.node] = send.hint_for
+                copies = self._copies(parts, self._hinted)
+                sends.append(send)
         return sends
+
+    def _awaited(self, node: int) -> bool:
+        """Whether what `node` was asked for last is still of use, and not answered."""
+        return node in self._pending and self._pending[node] not in self._primary

@@ -164,7 +164,8 @@ class PutOperation(InFlight):
             # Nothing from before a promise is sent after it.
             self._rebuild(sends, self._stamp())
             return
-        for node, hint_for, over in sends:
+        for send in sends:
+            node, hint_for, over = send
             if node == self._machine.local:
                 self._keep_at_home(hint_for)
                 continue
@@ -175,7 +176,7 @@ class PutOperation(InFlight):
                 )
             link = coordinator.topology.links.get(node)
             if link is None:  # a ring without it came meanwhile
-                coordinator.loop.call_soon(self._replied, node, hint_for, LOST, b"")
+                coordinator.loop.call_soon(self._replied, send, LOST, b"")
                 continue
             # A straggler is awaited beyond the client's deadline.
             remaining_ms = max(request.remaining_ms(), coordinator.straggler_ms)
@@ -183,20 +184,21 @@ class PutOperation(InFlight):
                 _WRITE,
                 payload,
                 remaining_ms,
-                partial(self._replied, node, hint_for),
+                partial(self._replied, send),
                 request.trace,
             )
             self._asked[node] = (link, request_id)
 
-    def _replied(self, node: int, hint_for: int, kind: int, payload: bytes) -> None:
+    def _replied(self, send: Send, kind: int, payload: bytes) -> None:
         if self._finished:
             return
         machine = self._machine
+        node, hint_for, _ = send
         self._asked.pop(node, None)
         if kind == _WRITTEN:
             if machine.acked(node, hint_for):
                 self._succeed()
-        elif not self._reaped(Send(node, hint_for), kind, payload):
+        elif not self._reaped(send, kind, payload):
             self._coordinator.reply_was_no(node, kind, payload)
             full = kind == _ERROR and payload[:1] == _NO_ROOM
             gone = machine.no_room if full else machine.failed

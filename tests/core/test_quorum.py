@@ -40,6 +40,7 @@ class PutModel:
     waiting: list[Send] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     full: list[int] = field(default_factory=list)
+    sent: set[Send] = field(default_factory=set)
     reached: int = 0
 
     def send(self, sends: list[Send]) -> None:
@@ -48,6 +49,8 @@ class PutModel:
             if send.node == self.machine.local and self.asked:
                 self.ack(send)  # beside what is here
                 continue
+            assert send not in self.sent, "nobody else is asked twice for the same"
+            self.sent.add(send)
             if send.over:
                 self.full.remove(send.node)  # raises where it never said so, or twice
                 assert self.copies() < self.machine.w, "a limit is passed only for W"
@@ -529,6 +532,44 @@ def test_an_owner_and_its_stand_in_are_one_copy() -> None:
     put.acked(3, 2)
     assert put.failed(1) == [Send(3, 1)]
     assert put.acked(3, 1)
+
+
+def test_a_stand_in_that_can_not_be_reached_again_is_not_asked_for_ever() -> None:
+    # Seed 10002306: its link had gone, so each try failed at once and led to the next.
+    put = PutQuorum((1, 2, 3), (4,), 1, 3, _well)
+    put.start()
+    put.acked(1)
+    assert put.hedge() == [Send(4, 2)]
+    put.acked(4, 2)
+    put.acked(2)
+    assert put.failed(3) == [Send(1, 3), Send(4, 3)], "kept at home, and by whom W needs"
+    assert put.failed(4, 3) == []
+    assert put.settled
+
+
+def test_a_stand_in_without_room_for_a_second_hint_is_asked_to_keep_it_all_the_same() -> None:
+    put = PutQuorum((1, 2, 3), (4,), 1, 3, _well)
+    put.start()
+    put.acked(1)
+    put.hedge()
+    put.acked(4, 2)
+    put.acked(2)
+    assert put.failed(3) == [Send(1, 3), Send(4, 3)]
+    assert put.no_room(4, 3) == [Send(4, 3, over=True)]
+    assert put.no_room(4, 3) == [], "nobody answers so, and it would go on for ever"
+    assert put.settled
+
+
+def test_a_silent_stand_in_is_not_asked_again_at_each_hedge() -> None:
+    put = PutQuorum((1, 2, 3), (4,), 1, 3, _well)
+    put.start()
+    put.acked(1)
+    put.hedge()
+    put.acked(4, 2)
+    put.acked(2)
+    assert put.hedge() == [Send(4, 3)]
+    assert put.hedge() == []
+    assert put.acked(4, 3)
 
 
 def test_a_stand_in_takes_the_part_of_the_coordinator_whose_disk_fails() -> None:

@@ -405,6 +405,20 @@ async def test_a_round_that_a_stand_in_has_promised_is_taken_before_anything_car
     assert (stand_in.taken().hint_for, stand_in.taken().reap_round) == (2, 5)
 
 
+async def test_what_w_needs_stays_over_the_limit_when_it_is_sent_under_another_round() -> None:
+    class Full(Reaped):
+        def request(self, kind: int, payload: bytes, *rest: Any) -> int:
+            if wire.unpack_write(payload).over:
+                return super().request(kind, payload, *rest)
+            self.answer = int(Type.ERROR), wire.pack_error(wire.Code.NO_ROOM)
+            return FakeLink.request(self, kind, payload, *rest)
+
+    links = {2: FakeLink((LOST, b"")), 3: FakeLink((LOST, b"")), 4: Full(5)}
+    outcome = await _answer(_coordinator(1, links, _minting(objects.to_bytes(BESIDE))), Op.PUT)
+    assert (outcome.kind, outcome.standin) == (Kind.WRITTEN, 1)
+    assert [wire.unpack_write(sent).over for sent in links[4].payloads] == [False, True, True]
+
+
 async def test_a_write_that_a_yes_has_overtaken_is_rebuilt_from_what_is_held_now() -> None:
     replica = _minting(objects.to_bytes(BESIDE))
     replica.held = LATER
