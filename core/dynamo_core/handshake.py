@@ -31,6 +31,10 @@ _HELLO: Final = Struct(">HB16sI8s16sBBB")
 _CHALLENGE: Final = Struct(">H16s8sB")
 
 
+class ReplacedError(CallerError):
+    """A caller's incarnation is known to have a successor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hello:
     """Who calls, and whom it means to reach (`target` may be empty for clients)."""
@@ -148,7 +152,7 @@ class Acceptor:
         if not compare_digest(expected, payload):
             raise CallerError("the proof of the cluster key is wrong")
         if self._is_replaced(hello.number, hello.incarnation):
-            raise CallerError(
+            raise ReplacedError(
                 f"incarnation {hello.incarnation.hex()} of node {hello.number} has been replaced"
             )
         return hello

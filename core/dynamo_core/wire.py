@@ -28,6 +28,7 @@ class Type(IntEnum):
     PROOF = 3
     WELCOME = 4
     REFUSED = 5
+    REPLACED = 6
     READ = 16
     READ_REPLY = 17
     WRITE = 18

@@ -1,7 +1,8 @@
 """Births: how this node comes by the right to mint (design: actor).
 
 Owns the incarnation: a new one at every start, except after a clean end whose
-lease the peers confirm; and the first births leased under it.
+lease the peers confirm, and where some peers take it for replaced while most do
+not; and the first births leased under it.
 
 Forbidden here: issuing dots (`actors`) and what peers remember (`incarnations`).
 """
@@ -69,6 +70,25 @@ class Births:
         await leased.wait()
         self._node.replica.minter = minter
         log.info("ready as %s, incarnation %s", self._node.config.name, minter.incarnation.hex())
+
+    def taken_for_replaced(self, incarnation: bytes) -> None:
+        """A peer refuses that one of ours; where most accept it we go on under a new one.
+
+        A disk that was rolled back may have gone on with the yes of peers that never met
+        the incarnation in between; those who did would refuse it for ever. A process that
+        has really been replaced is refused by most, and stays so.
+        """
+        links = self._node.topology.links.values()
+        accepted = sum(link.up for link in links)
+        if incarnation == self.incarnation and accepted > len(links) // 2:
+            self._node.in_background(self._renew(incarnation))
+
+    async def _renew(self, replaced: bytes) -> None:
+        async with self._lock:
+            minter = self._node.replica.minter
+            if minter is not None and minter.incarnation == replaced == self.incarnation:
+                self._new_incarnation(new_incarnation(self._node.outside))
+                await self._mint_with(Minter(minter.number, self.incarnation), 1 + LEASE_BIRTHS)
 
     def _new_incarnation(self, incarnation: bytes) -> None:
         log.info("going on as incarnation %s", incarnation.hex())

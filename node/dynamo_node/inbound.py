@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from dynamo_core.errors import CallerError, Corrupt
 from dynamo_core.frames import NO_DEADLINE, Frame, RingName, pack_frame
-from dynamo_core.handshake import ROLE_CLIENT, Acceptor, Hello, Identity
+from dynamo_core.handshake import ROLE_CLIENT, Acceptor, Hello, Identity, ReplacedError
 from dynamo_core.wire import FROM_CLIENTS, Type
 from dynamo_node.framing import FramedProtocol
 
@@ -126,7 +126,8 @@ class Inbound(FramedProtocol):
         except (CallerError, Corrupt) as error:
             log.warning("native connection from %s refused: %s", self._peer, error)
             self._refused = True
-            self.reply(0, Type.REFUSED, str(error).encode()[:1024])
+            kind = Type.REPLACED if isinstance(error, ReplacedError) else Type.REFUSED
+            self.reply(0, kind, str(error).encode()[:1024])
             self.close_soon()
 
     def _greet(self, frame: Frame) -> None:

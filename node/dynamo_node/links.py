@@ -20,7 +20,7 @@ from dynamo_core.frames import (
     RingName,
     pack_frame,
 )
-from dynamo_core.handshake import Caller, Identity
+from dynamo_core.handshake import Caller, Identity, ReplacedError
 from dynamo_core.ring import Member
 from dynamo_core.wire import Type
 from dynamo_node.framing import FramedProtocol
@@ -74,6 +74,8 @@ class _Connection(FramedProtocol):
             # From now on every frame is a reply.
             self.frame_received = self._link.reply_received  # type: ignore[method-assign]
             self.ready.set_result(self._caller.incarnation)
+        elif frame.type == Type.REPLACED and self._caller.incarnation:
+            self._fail(ReplacedError(frame.payload.decode(errors="replace")))
         elif frame.type == Type.REFUSED:
             self._fail(CallerError(frame.payload.decode(errors="replace")))
         else:
@@ -118,6 +120,8 @@ class Link:
         self.refusal = ""
         """Why the peer, or what answers at its address, was refused last."""
         self.on_up: Callable[[Link], None] = lambda link: None
+        self.on_replaced: Callable[[bytes], None] = lambda incarnation: None
+        """Told which incarnation of ours the peer takes for replaced."""
         self._ring_name = ring_name
         self._suspect_s = suspect_s
         self._loop = asyncio.get_running_loop()
@@ -293,6 +297,8 @@ class Link:
                 if isinstance(error, CallerError) and str(error) != self.refusal:
                     self.refusal = str(error)
                     log.warning("peer %s: %s", self.member.name, error)
+                if isinstance(error, ReplacedError) and connection is not None:
+                    self.on_replaced(connection.identity.incarnation)
             except asyncio.CancelledError:
                 # The process may go on: a handshake that ended later would name an
                 # incarnation that is no more, and have the living one refused.

@@ -150,6 +150,7 @@ class Rings:
             self._node.reaper.copies.wake()
 
         link.on_up = up
+        link.on_replaced = self._node.births.taken_for_replaced
         return link
 
     def exchange(self, number: int, teach: bool) -> None:

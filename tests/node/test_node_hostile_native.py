@@ -93,7 +93,7 @@ class Native:
             self.proof = caller.challenge(challenge.payload)
             self.frame(Type.PROOF, self.proof, 0)
         answer = self.receive()
-        if answer.type == Type.REFUSED:
+        if answer.type in (Type.REFUSED, Type.REPLACED):
             raise Closed(answer.payload.decode())
         assert answer.type == Type.WELCOME, answer
         return caller

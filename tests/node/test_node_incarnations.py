@@ -20,6 +20,7 @@ from dynamo_node import births
 from dynamo_node.config import Config, parse
 from dynamo_node.disk import Clean, open_disk
 from dynamo_node.incarnations import Known
+from dynamo_node.links import Link
 from dynamo_node.node import Node
 from dynamo_node.rings import RingConflictError
 from dynamo_node.service import Service
@@ -108,6 +109,25 @@ async def test_a_ring_that_comes_while_peers_are_asked_starts_no_births_again(
     minters.append((node.replica.minter.incarnation, node.replica.minter.next_birth))
     assert all(birth >= 10 for name, birth in minters if name == OLD), minters
     assert (minters[-1][0] == OLD) is grants
+
+
+@pytest.mark.parametrize(("accept", "renewed"), [((2,), False), ((2, 3), True)])
+async def test_a_new_incarnation_only_where_most_peers_take_the_present_one_for_the_living(
+    life: Life, monkeypatch: pytest.MonkeyPatch, accept: tuple[int, ...], renewed: bool
+) -> None:
+    node = life.node
+    await node.rings.post(life.ring(None, 4))
+    await _until(lambda: node.replica.minter is not None)
+    monkeypatch.setattr(Link, "up", property(lambda link: link.member.number in accept))
+    present = node.incarnation
+    for said in (OLD, present, present):  # the first is about a connection of before
+        node.topology.links[4].on_replaced(said)
+        await node.disk.store.durable()
+        assert node.incarnation == present or said == present
+    await asyncio.sleep(0)
+    assert node.replica.minter is not None
+    assert node.replica.minter.incarnation == node.incarnation
+    assert (node.incarnation != present) is renewed
 
 
 async def test_no_birth_is_taken_after_the_marker_of_a_clean_end_was_filled(life: Life) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.sim.play import Play, played
+from tests.sim.play import Play, asked, played
 from tests.sim.world import Machine
 
 from dynamo_core.contexts import Keyring
@@ -80,3 +80,24 @@ def test_an_incarnation_that_ended_in_mid_handshake_is_not_taken_for_the_living_
             play.put()
             world.run_for(12.0)
             world.run_until(world.all_linked, 10.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_disk_rolled_back_to_an_incarnation_that_one_peer_alone_takes_for_replaced_links_to_all(
+    seed: int,
+) -> None:
+    # Seed 10005967: most peers had not heard of the one that followed, and let it go on.
+    with played(seed, 5) as play:
+        world, (back, peer, *others) = play.world, play.world.machines
+        world.stop(back)
+        world.run_until(lambda: back.process is None, 10.0)
+        snapshot = back.disk.snapshot()
+        play.kill(*others)
+        play.start(back)
+        world.run_until(lambda: back.node.topology.links[peer.node.topology.number].up, 10.0)
+        play.kill(back)
+        back.disk.roll_back(snapshot)
+        world.start(back)
+        play.start(*others)
+        world.run_until(world.all_linked, 30.0)
+        assert asked(play, back, Op.PUT).kind == Kind.WRITTEN
