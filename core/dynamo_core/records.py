@@ -3,11 +3,11 @@
 Owns the local header that is never replicated, transferred or restored: the
 mark (the last dot that this node minted into this very record) and, for a
 hint, its stamp: the reap round of its data, the ring under which it was taken, and
-the incarnation that took all of it. The object's bytes follow unchanged, so that
+the start of the node in which all of it was taken. The object's bytes follow unchanged, so that
 they can be sent without decoding them.
 
 Form: u8 flags | 24 bytes mark, if flag 1 | u64 reap round, u64 ring epoch and
-16 bytes ring id, if flag 2 | 8 bytes incarnation, if flag 4 | object.
+16 bytes ring id, if flag 2 | 8 bytes start, if flag 4 | object.
 """
 
 from struct import Struct
@@ -18,27 +18,28 @@ from dynamo_core.versions import DOT_BYTES, Dot, dot_from_bytes, dot_to_bytes
 
 _FLAG_MARK: Final = 1
 _FLAG_STAMP: Final = 2
-_FLAG_INCARNATION: Final = 4
+_FLAG_START: Final = 4
 _STAMP: Final = Struct(">QQ16s")
 DIGEST_BYTES: Final = 16
-INCARNATION_BYTES: Final = 8
-SEVERAL: Final = bytes(INCARNATION_BYTES)
-"""In a stamp: not all of the hint was taken by one incarnation, or that isn't known."""
+START_BYTES: Final = 8
+SEVERAL: Final = bytes(START_BYTES)
+"""In a stamp: not all of the hint was taken in one start, or that isn't known."""
 NOBODY: Final = 0
 """The target of a write that is no hint; node numbers start at 1."""
 
 
 class Stamp(NamedTuple):
-    """Which reap round a hint's data is of, the name of the ring it was kept under, by whom.
+    """Which reap round a hint's data is of, the name of the ring it was kept under, in which start.
 
-    An incarnation never outlives a disk that is lost or rolled back: while it is the
-    node's own, nothing in the hint comes from an earlier life of the node.
+    `start` is random at each start of a node, also one that goes on with its incarnation,
+    as it may after its disk was rolled back. So while it is the present one, nothing in the
+    hint comes from an earlier life of the node.
     """
 
     reap_round: int
     epoch: int
     ring_id: bytes
-    incarnation: bytes = SEVERAL
+    start: bytes = SEVERAL
 
 
 class Record(NamedTuple):
@@ -60,15 +61,15 @@ def to_bytes(record: Record) -> bytes:
     if stamp is not None:
         flags |= _FLAG_STAMP
         parts += _STAMP.pack(*stamp[:3])
-        if stamp.incarnation != SEVERAL:
-            flags |= _FLAG_INCARNATION
-            parts += stamp.incarnation
+        if stamp.start != SEVERAL:
+            flags |= _FLAG_START
+            parts += stamp.start
     return bytes((flags,)) + parts + obj
 
 
 def from_bytes(data: bytes) -> Record:
     """Decode; raises Corrupt for anything that this version didn't write."""
-    if not data or data[0] & ~(_FLAG_MARK | _FLAG_STAMP | _FLAG_INCARNATION):
+    if not data or data[0] & ~(_FLAG_MARK | _FLAG_STAMP | _FLAG_START):
         raise Corrupt("a record's header is not one that this version writes")
     flags, at = data[0], 1
     mark: Dot | None = None
@@ -81,13 +82,13 @@ def from_bytes(data: bytes) -> Record:
             raise Corrupt("a hint's record ends before its stamp")
         stamp = Stamp(*_STAMP.unpack_from(data, at))
         at += _STAMP.size
-    if flags & _FLAG_INCARNATION:
-        if stamp is None or len(data) < at + INCARNATION_BYTES:
-            raise Corrupt("a hint's record has no stamp, or ends before its incarnation")
-        stamp = stamp._replace(incarnation=data[at : at + INCARNATION_BYTES])
-        at += INCARNATION_BYTES
-        if stamp.incarnation == SEVERAL:
-            raise Corrupt("a hint's record names an incarnation that is none")
+    if flags & _FLAG_START:
+        if stamp is None or len(data) < at + START_BYTES:
+            raise Corrupt("a hint's record has no stamp, or ends before its start")
+        stamp = stamp._replace(start=data[at : at + START_BYTES])
+        at += START_BYTES
+        if stamp.start == SEVERAL:
+            raise Corrupt("a hint's record names a start that is none")
     return Record(data[at:], mark, stamp)
 
 

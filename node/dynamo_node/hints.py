@@ -45,8 +45,8 @@ class HintStore:
         self._partitions = 1
         self.read_only: Callable[[], bool] = lambda: False
         """Whether the disk takes nothing more."""
-        self.incarnation: Callable[[], bytes] = lambda: SEVERAL
-        """The node's present one, which stamps what is taken; SEVERAL before it is sure of it."""
+        self.start = SEVERAL
+        """What names the node's present start, and stamps what is taken in it."""
         self.bytes_max = bytes_max
         self.bytes = 0
         self.by_target: dict[int, int] = {}
@@ -95,11 +95,11 @@ class HintStore:
     def may_be_old(self, digest: bytes, stamp: Stamp) -> bool:
         """Whether a hint kept here may be older than the round that this node stamps with.
 
-        It is of an earlier incarnation: the disk may have been rolled back meanwhile, and
+        It is of an earlier start: the disk may have been rolled back meanwhile, and
         what the hint holds deleted and reaped. It is still delivered, under its own round.
         """
         known = self._rounds.stamp(partition_of(digest, self._partitions))
-        return stamp.reap_round < known and stamp.incarnation != self.incarnation()
+        return stamp.reap_round < known and stamp.start != self.start
 
     # Hints
 
@@ -153,10 +153,10 @@ class HintStore:
         """Put a hint's record into the batch in the place of `old`; within that place's turn."""
         stamp = record.stamp
         if stamp is not None:
-            incarnation = self.incarnation()
-            if old is not None and _incarnation_of(old) != incarnation:
-                incarnation = SEVERAL
-            record = record._replace(stamp=stamp._replace(incarnation=incarnation))
+            start = self.start
+            if old is not None and _start_of(old) != start:
+                start = SEVERAL
+            record = record._replace(stamp=stamp._replace(start=start))
         data = records.to_bytes(record)
         if old is not None:
             self._counted(place, len(old), -1)
@@ -177,17 +177,15 @@ class HintStore:
         """Its target has committed `reap_round`, beyond the hint's; whether it stays here.
 
         A round needs the yes of every member, given while it keeps no hint. So a hint
-        that was taken as a whole by the present incarnation is newer than a round which
-        that one has not said yes to: this node has only not heard of it, because its
-        disk or its membership is new. It is stamped with the round, and delivered.
+        that was taken as a whole in the present start is newer than a round which this node
+        has not said yes to: it has only not heard of it, because its disk or its membership
+        is new. It is stamped with the round, and delivered.
         """
-        record, incarnation = records.from_bytes(sent), self.incarnation()
+        record = records.from_bytes(sent)
         stamp = record.stamp
-        if stamp is None or stamp.incarnation == SEVERAL:
+        if stamp is None or stamp.start == SEVERAL or stamp.reap_round >= reap_round:
             return False
-        if incarnation == SEVERAL:  # its peers haven't confirmed yet that it goes on
-            return True
-        if stamp.incarnation != incarnation or stamp.reap_round >= reap_round:
+        if stamp.start != self.start:
             return False
         restamped = record._replace(stamp=stamp._replace(reap_round=reap_round))
 
@@ -242,9 +240,9 @@ def _stays(error: StorageError) -> None:
     """The store has failed: the hint stays on its disk, for the next incarnation."""
 
 
-def _incarnation_of(data: bytes) -> bytes:
+def _start_of(data: bytes) -> bytes:
     stamp = records.from_bytes(data).stamp
-    return SEVERAL if stamp is None else stamp.incarnation
+    return SEVERAL if stamp is None else stamp.start
 
 
 def _mark_key(partition: int, target: int) -> bytes:

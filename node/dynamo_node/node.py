@@ -18,7 +18,6 @@ from dynamo_core.frames import Frame
 from dynamo_core.handshake import Identity
 from dynamo_core.merkle import EMPTY_ROOT
 from dynamo_core.objects import FEATURE_LEVEL
-from dynamo_core.records import SEVERAL
 from dynamo_core.wire import Code, Type
 from dynamo_node import __version__
 from dynamo_node.antientropy import AntiEntropy
@@ -75,9 +74,6 @@ class Node:
         )
         self.disk_health = DiskHealth(lambda: outside.free_bytes(config), _reserve(config, outside))
         self.replica.read_only = self.replica.hints.read_only = lambda: self.disk_health.read_only
-        self.replica.hints.incarnation = lambda: (
-            SEVERAL if self.replica.minter is None else self.replica.minter.incarnation
-        )
         self.slices = Slices()
         self.coordinator.admission = self.slices.admission
         self.recovery = Recovery(self)
@@ -100,6 +96,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._counting = 0
         self._write_ids = (outside.random_bytes(8), 0)
+        self.replica.hints.start = self._write_ids[0]
         disk.store.on_broken = self._store_broke
 
     # Identity

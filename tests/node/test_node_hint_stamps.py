@@ -15,7 +15,7 @@ from dynamo_node.hints import HintStore
 from dynamo_node.storage import HINTS, Store
 from dynamo_node.turns import Turns
 
-FIRST, SECOND = b"incarn-1", b"incarn-2"
+FIRST, SECOND = b"start--1", b"start--2"
 KEY, TARGET = b"key", 7
 PLACE = records.hint_key(TARGET, position(KEY), KEY)
 STAMP = Stamp(0, 1, bytes(16))
@@ -31,7 +31,7 @@ def _object(actor: bytes) -> bytes:
 async def hints(tmp_path: Path) -> AsyncIterator[HintStore]:
     store = Store(tmp_path / "db", sync=True, memory_bytes=16 << 20)
     hints = HintStore(store, Turns(store), Rounds(), 1 << 20)
-    hints.incarnation = lambda: FIRST
+    hints.start = FIRST
     yield hints
     await store.close()
 
@@ -52,7 +52,7 @@ def _record(hints: HintStore) -> Record:
     return records.from_bytes(_held(hints))
 
 
-async def test_one_of_the_present_incarnation_is_stamped_with_the_round(hints: HintStore) -> None:
+async def test_one_of_the_present_start_is_stamped_with_the_round(hints: HintStore) -> None:
     sent = await _kept(hints)
     assert hints.refused_as_reaped(PLACE, sent, 5)
     assert _record(hints).stamp == Stamp(5, 1, bytes(16), FIRST)
@@ -60,20 +60,13 @@ async def test_one_of_the_present_incarnation_is_stamped_with_the_round(hints: H
     assert not hints.refused_as_reaped(PLACE, _held(hints), 5), "it was of that round already"
 
 
-async def test_one_of_an_earlier_incarnation_goes(hints: HintStore) -> None:
+async def test_one_of_an_earlier_start_goes(hints: HintStore) -> None:
     sent = await _kept(hints)
-    hints.incarnation = lambda: SECOND
+    hints.start = SECOND
     assert not hints.refused_as_reaped(PLACE, sent, 5)
     # What is merged into it is lost with it, as on a disk that is lost.
     assert not hints.refused_as_reaped(PLACE, await _kept(hints, b"b"), 5)
     assert _record(hints).stamp == Stamp(0, 1, bytes(16), SEVERAL)
-
-
-async def test_before_the_peers_have_confirmed_the_incarnation_it_waits(hints: HintStore) -> None:
-    sent = await _kept(hints)
-    hints.incarnation = lambda: SEVERAL
-    assert hints.refused_as_reaped(PLACE, sent, 5)
-    assert _held(hints) == sent
 
 
 async def test_one_that_has_changed_since_it_was_sent_is_not_touched(hints: HintStore) -> None:

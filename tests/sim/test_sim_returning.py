@@ -231,3 +231,34 @@ def test_hints_that_an_old_copy_keeps_at_home_bring_nothing_back(seed: int) -> N
         play.world.run_for(3.0)
         shown = asked(play, owners[0], Op.GET)
         assert [s.value for s in shown.siblings] == [b"v"], "what was written since, and no more"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hint_of_a_disk_that_was_rolled_back_to_a_clean_end_is_not_taken_for_a_new_one(
+    seed: int,
+) -> None:
+    # Its incarnation goes on: most peers have met only the one that came in between.
+    with played(seed, 5, timing=FAST) as play:
+        world, owners, back = play.world, play.owners, play.stand_ins[0]
+        away = [owners[1], owners[2], play.stand_ins[1]]
+        play.kill(back, *away)
+        play.start(back)
+        world.run_until(lambda: back.node.topology.links[play.place.owners[0]].healthy, 10.0)
+        world.run_until(lambda: owners[0].node.topology.healthy(back.node.topology.number), 10.0)
+        assert asked(play, owners[0], Op.PUT).standin == 1
+        world.run_for(3.0)
+        back_node = back.node
+        world.stop(back)
+        world.run_until(lambda: back.process is None, 10.0)
+        snapshot, before = back.disk.snapshot(), back_node.incarnation
+        play.start(back)  # nobody but one is there to confirm: under a new incarnation
+        play.start(*away)
+        play.until_handed_off()
+        reaped(play)
+        play.kill(back, owners[0])  # who knows better
+        back.disk.roll_back(snapshot)
+        play.start(back)
+        assert back.node.incarnation == before
+        for _ in range(100):
+            assert not asked(play, owners[1], Op.GET).siblings, "the deleted value is back"
+            world.run_for(0.05)
