@@ -23,6 +23,7 @@ g  Only what was written shows: nothing refused, nothing from nowhere.
 h  A write that so many owners acknowledged, and a later read that so many
    owners answered, that they have one in common: the answer is no older than
    the write. So a 404, which needs R owners, never hides what W owners took.
+   Whoever records disks that are lost counts the owners that can still know.
 
 A write that was tried at several coordinators may have several dots. Whoever
 saw it under one of them has not seen the others, so it can show again beside

@@ -79,6 +79,10 @@ class Losses:
         left = self._known(after).union(*(self._known(other) for other in others))
         self.excused |= {w for w in gone - left if self._times[w] >= self.needed(w)}
 
+    def forgotten(self, write_id: int) -> int:
+        """How many times a disk that knew this write forgot it."""
+        return self._times[write_id]
+
     def _known(self, contents: Contents) -> set[int]:
         """Writes that some object there carries or has superseded."""
         clocks: dict[bytes, list[Clock]] = defaultdict(list)

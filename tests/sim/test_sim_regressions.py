@@ -11,6 +11,7 @@ from tests.sim.world import Machine
 from dynamo_core.contexts import Keyring
 from dynamo_core.frames import NO_RING
 from dynamo_core.handshake import Identity
+from dynamo_core.history_check import check
 from dynamo_core.outcomes import Kind
 from dynamo_core.ring import Member
 from dynamo_core.wire import Op, Operation, Type
@@ -101,3 +102,29 @@ def test_a_disk_rolled_back_to_an_incarnation_that_one_peer_alone_takes_for_repl
         play.start(*others)
         world.run_until(world.all_linked, 30.0)
         assert asked(play, back, Op.PUT).kind == Kind.WRITTEN
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_owner_that_lost_its_disk_is_not_asked_for_what_it_alone_of_the_owners_had(
+    seed: int,
+) -> None:
+    # Seeds 10003404, 10010384: W was reached with stand-ins, who were away when it recovered.
+    with played(seed, 5, r=3) as play:
+        owners, others, world = play.owners, play.stand_ins, play.world
+        play.kill(owners[1], owners[2])
+        world.run_until(lambda: not owners[0].node.topology.healthy(play.place.owners[1]), 10.0)
+        world.run_until(lambda: not owners[0].node.topology.healthy(play.place.owners[2]), 10.0)
+        play.put()
+        world.run_for(3.0)
+        play.kill(owners[0], *others)
+        owners[0].disk.wipe()
+        play.start(*owners)
+        counts = owners[0].node.standing.counts
+        world.run_until(lambda: counts(play.place.partition), 30.0)
+        assert not play.ask(Op.GET).shown
+        play.start(*others)
+        play.until_handed_off()
+        assert play.ask(Op.GET).shown, "it is where its hints were"
+        play.clients.record_mints()
+        report = check(play.clients.history)
+        assert not report.violations, report

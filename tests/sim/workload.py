@@ -8,6 +8,7 @@ write that wrote it.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any, Final
@@ -98,11 +99,23 @@ class Clients:
             if write_id in names:
                 history.mints += [Mint(names[write_id], dot, clock) for dot, clock in mints]
         history.excused = {names[w] for w in losses.excused if w in names}
+        history.operations = list(map(self._as_owners_know_it, history.operations))
         faults, shape = self.world.faults, self.shape
         if faults["disk lost"] + faults["disk rolled back"] >= shape.w:
             # So many bad disks at a time may be all that knew what was deleted and reaped.
             deleted = {o.key for o in history.operations if o.op == told.DELETE}
             history.excused |= {o.id for o in history.operations if o.is_write and o.key in deleted}
+
+    def _as_owners_know_it(self, done: told.Operation) -> told.Operation:
+        """`done` with the owners that can still be asked for it, if a disk forgot it.
+
+        An owner that lost it has recovered from the others: what W owners took is with
+        one of them, if fewer than W disks forgot it; what stand-ins took may be nowhere else.
+        """
+        forgotten = self.world.losses.forgotten(int(done.id[1:])) if done.is_write else 0
+        if not forgotten or (done.owners >= self.shape.w > forgotten):
+            return done
+        return replace(done, owners=0)
 
 
 class _Call:
