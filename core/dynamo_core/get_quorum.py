@@ -270,7 +270,7 @@ class GetQuorum:
         clocks = {h: objects.clock_of(h) for h in heads}
         return [
             h
-            for h in heads
+            for h in sorted(heads)  # asked for in an order that a run can repeat
             if h not in full
             and not any(
                 other in full and objects.replaces(other, clocks[other], h, clocks[h])

@@ -390,6 +390,18 @@ def test_a_head_that_differs_is_fetched_and_both_are_merged() -> None:
     assert found == (objects.to_bytes(XY), [1, 2, 3])
 
 
+def test_several_heads_are_fetched_in_an_order_that_a_run_can_repeat() -> None:
+    for nth in range(20):
+        held = {node: objects.to_bytes(_object((node, b"%d" % nth))) for node in OWNERS}
+        heads = {node: objects.head_of(held[node]) for node in OWNERS}
+        get = GetQuorum(OWNERS, OTHERS, 1, 3, _well)
+        get.start()
+        get.replied(1, heads[1], held[1])
+        get.replied(2, heads[2], None)
+        asks = get.replied(3, heads[3], None)
+        assert asks == [Ask(node, True) for node in sorted((2, 3), key=lambda n: heads[n])]
+
+
 def test_an_ancestor_is_not_fetched() -> None:
     """The head alone shows that nothing of it would be kept."""
     get = GetQuorum(OWNERS, OTHERS, 1, 2, _well)
