@@ -10,7 +10,7 @@ Forbidden here: time (the shell says `hedge` when a reply is slow and stops the
 machine at the deadline) and the network.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from dynamo_core.records import NOBODY
@@ -38,20 +38,22 @@ class PutQuorum:
     node of the rest that has no part in this write yet (a stand-in, counted
     towards W), else the coordinator keeps the hint beside what it already has
     (not counted again). Where W can't be had from healthy nodes, those that only
-    seem dead are tried as well: a write succeeds while any W nodes can be reached.
+    seem dead are tried as well: a write succeeds while any W nodes can be reached,
+    if `hedge` is said whenever nothing is awaited any more.
     """
 
     __slots__ = (
-        "_again",
         "_full",
         "_healthy",
         "_hinted",
         "_home",
+        "_homing",
         "_others",
         "_owners",
         "_pending",
         "_primary",
         "_stood",
+        "_tried",
         "_used",
         "local",
         "w",
@@ -75,9 +77,10 @@ class PutQuorum:
         self._stood: dict[int, int] = {}  # stand-in -> the owner whose hint it has
         self._hinted: set[int] = set()  # owners for whom a hint is stored, or on its way
         self._home: set[int] = set()  # of these, who have it at the coordinator, durably
-        self._full: list[Send] = []  # stand-ins that had no room for a hint
+        self._homing: set[int] = set()  # who will have, if the coordinator stands in itself
+        self._full: list[int] = []  # stand-ins that had no room for a hint
         self._used: set[int] = {local}
-        self._again: set[Send] = set()  # what was asked beyond a node's first part
+        self._tried: set[Send] = set()  # what others than owners were asked for
 
     def start(self) -> list[Send]:
         """The first sends, the local one first: it mints the version the others get."""
@@ -106,6 +109,8 @@ class PutQuorum:
         """Count one durable acknowledgement; True when this one makes W."""
         if hint_for != NOBODY:
             self._hinted.add(hint_for)
+            if node == self.local:
+                self._homing.discard(hint_for)
             if self._pending.get(node) == hint_for:
                 del self._pending[node]
         else:
@@ -116,15 +121,20 @@ class PutQuorum:
         elif node not in self._owners:
             if node == self.local:
                 self._home.add(hint_for)
-            if self._stood.get(node) in (None, *self._primary):
+            others = (o for n, o in self._stood.items() if n not in (node, self.local))
+            if self._stood.get(node) in (None, *self._primary, *others):
                 self._stood[node] = hint_for
         return self.reached and not before
 
     def failed(self, node: int, hint_for: int = NOBODY) -> list[Send]:
         """`node` refused or vanished: who gets its part instead."""
-        if self._pending.get(node) != hint_for:
-            return []
-        sends = self._without(node, hint_for)
+        sends: list[Send] = []
+        if self._pending.get(node) == hint_for:
+            sends = self._without(node, hint_for)
+        elif node == self.local and hint_for in self._homing:
+            self._homing.discard(hint_for)
+        else:
+            return sends
         return sends + self._last_resort({**self._acked(), **self._pending})
 
     def no_room(self, node: int, hint_for: int) -> list[Send]:
@@ -132,10 +142,8 @@ class PutQuorum:
 
         Where nobody has room and W needs it, this one is asked to keep it all the same.
         """
-        over = Send(node, hint_for, over=True)
-        if self._pending.get(node) == hint_for and over not in self._again:
-            self._again.add(over)
-            self._full.append(over)
+        if self._pending.get(node) == hint_for and node not in self._full:
+            self._full.append(node)
         return self.failed(node, hint_for)
 
     def _without(self, node: int, hint_for: int) -> list[Send]:
@@ -153,7 +161,7 @@ class PutQuorum:
 
         The slow owners may still answer and then count; their hints are
         delivered all the same, which changes nothing there. Said again, it asks the
-        next ones: a stand-in may be silent too.
+        next ones: a stand-in may be silent too, or spare by now.
         """
         if self.reached:
             return []
@@ -198,8 +206,8 @@ class PutQuorum:
 
     @property
     def settled(self) -> bool:
-        """Whether nobody's answer is awaited any more."""
-        return not self._pending
+        """Whether nobody's answer is awaited any more, nor a hint at home that may count."""
+        return not self._pending and not self._homing
 
     def _acked(self) -> dict[int, int]:
         return {**dict.fromkeys(self._primary, NOBODY), **self._stood}
@@ -220,51 +228,83 @@ class PutQuorum:
     def _stand_in_for(self, owner: int, counted_only: bool = False) -> list[Send]:
         for node in self._others:
             if node not in self._used and self._healthy(node):
+                send = Send(node, owner)
                 self._used.add(node)
+                self._tried.add(send)
                 self._pending[node] = owner
-                return [Send(node, owner)]
+                return [send]
         if counted_only:
             return []
+        return [self._at_home(owner)]
+
+    def _at_home(self, owner: int) -> Send:
         self._hinted.add(owner)
-        return [Send(self.local, owner)]
+        if self.local not in self._owners:
+            self._homing.add(owner)
+        return Send(self.local, owner)
 
     def _last_resort(self, parts: dict[int, int]) -> list[Send]:
         """Sends to nodes that seem dead, where `parts` make too few copies for W.
 
-        An owner's hint is kept elsewhere by then and delivered all the same. A stand-in
-        whose owner has answered after all stands for another one too; for each it is
-        asked once, however it fails, else two that are cut off would fail for ever.
+        An owner's hint is kept elsewhere by then and delivered all the same. A spare
+        stand-in stands for another owner too, and so does a coordinator that is no owner;
+        so an owner is tried as well of whom only its stand-in counts. For each owner a
+        stand-in is asked once, however it fails, else one that is cut off would fail for
+        ever. A limit is passed when there is nothing else to try.
         """
         sends: list[Send] = []
-        owners, copies = self._owners, self._copies(parts, self._hinted)
+        owners, local = self._owners, self.local
+        copies = self._copies(parts, self._home | self._homing)
         if copies >= self.w:
             return sends
 
-        def adds(send: Send) -> bool:
-            return self._copies({**parts, send.node: send.hint_for}, self._hinted) > copies
+        def take(asks: Iterable[Send]) -> bool:
+            """The first of `asks` that makes one copy more; whether they are enough then."""
+            nonlocal copies
+            home = self._home | self._homing
+            for send in asks:
+                more = self._copies({**parts, send.node: send.hint_for}, home)
+                if more > copies and send not in self._tried:
+                    copies = more
+                    ask(send)
+                    break
+            return copies >= self.w
 
-        stood = [n for n, owner in self._stood.items() if owner in self._primary]
-        spare = [n for n in stood if n != self.local and not self._awaited(n)]
-        for node in (*owners, *self._others, *spare):
-            if copies >= self.w:
+        def ask(send: Send) -> None:
+            self._used.add(send.node)
+            self._tried.add(send)
+            parts[send.node] = self._pending[send.node] = send.hint_for
+            sends.append(send)
+
+        unused = [n for n in (*owners, *self._others) if n not in self._used]
+        spare = self._spare()
+        for node in (*unused, *spare):
+            if take(Send(node, NOBODY if node in owners else owner) for owner in owners):
                 return sends
-            if node in self._used and node not in spare:
-                continue
-            asks = [Send(node, NOBODY if node in owners else owner) for owner in owners]
-            send = next((ask for ask in asks if ask not in self._again and adds(ask)), None)
-            if send is not None:
-                self._used.add(node)
-                self._again.add(send)
-                parts[node] = self._pending[node] = send.hint_for
-                copies = self._copies(parts, self._hinted)
-                sends.append(send)
-        for send in list(self._full):
-            if copies < self.w and adds(send) and not self._awaited(send.node):
-                self._full.remove(send)
-                parts[send.node] = self._pending[send.node] = send.hint_for
-                copies = self._copies(parts, self._hinted)
-                sends.append(send)
+        if parts.get(local):
+            home = self._home | self._homing
+            for owner in owners:
+                if owner not in self._hinted and self._copies(parts, home | {owner}) > copies:
+                    return [*sends, self._at_home(owner)]
+        for owner in owners:
+            if owner not in self._used and len(sends) < self.w - copies:
+                ask(Send(owner, NOBODY))
+        full = [n for n in self._full if n in spare or n not in self._stood]
+        for node in [] if sends else full:
+            overs = (Send(node, owner, over=True) for owner in owners)
+            if not self._awaited(node) and take(overs):
+                break
         return sends
+
+    def _spare(self) -> list[int]:
+        """Stand-ins whose owner has answered after all, or has another one."""
+        spare, covered = [], set(self._primary)
+        for node, owner in self._stood.items():
+            if node != self.local:  # which may have to stand for another one itself
+                if owner in covered and not self._awaited(node):
+                    spare.append(node)
+                covered.add(owner)
+        return spare
 
     def _awaited(self, node: int) -> bool:
         """Whether what `node` was asked for last is still of use, and not answered."""

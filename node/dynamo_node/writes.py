@@ -252,8 +252,9 @@ class PutOperation(InFlight):
             if self._finished:
                 return
             if obj is None or not self._is_in(obj):  # reaped meanwhile, or its copy deleted
-                for node, hint_for, _ in sends:
-                    self._machine.failed(node, hint_for)
+                left = sends
+                while left:  # whoever is next would get no more
+                    left = [more for each in left for more in self._machine.failed(*each[:2])]
                 self._after_reply()
                 return
             self._resend(sends, obj, stamp)
@@ -279,6 +280,10 @@ class PutOperation(InFlight):
         return objects.to_bytes(Object(context, tuple(written)))
 
     def _after_reply(self) -> None:
+        if self._finished:
+            return
+        if self._machine.settled and not self._answered:
+            self._send_all(self._machine.hedge())  # whoever acknowledged may be spare by now
         if self._machine.settled:
             if not self._answered:
                 self._fail()
@@ -334,11 +339,17 @@ class PutOperation(InFlight):
         hints = coordinator.replica.hints
 
         def kept(error: BaseException | None) -> None:
-            if error is None and not self._finished:
-                if self._machine.acked(self._machine.local, hint_for):
-                    self._succeed()
-            elif isinstance(error, PeerRefusal | Corrupt):  # else the store is broken
+            if isinstance(error, PeerRefusal | Corrupt):  # else the store is broken
                 hints.mark(hint_for, place.partition)
+            if self._finished:
+                return
+            machine = self._machine
+            if error is not None:
+                self._send_all(machine.failed(machine.local, hint_for))
+            elif machine.acked(machine.local, hint_for):
+                self._succeed()
+            if machine.local not in place.owners:  # else nobody has waited for it
+                self._after_reply()
 
         stamp = Stamp(self._reap_round, *coordinator.topology.name)
         hints.keep(self._request.key, place.digest, hint_for, self._obj, stamp, kept)

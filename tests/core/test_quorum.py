@@ -7,6 +7,7 @@ moment, the end of waiting at the end.
 """
 
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -42,21 +43,26 @@ class PutModel:
     full: list[int] = field(default_factory=list)
     sent: set[Send] = field(default_factory=set)
     reached: int = 0
+    broken: bool = False
+    """Whether the coordinator's own write failed: then it keeps no hints either."""
 
     def send(self, sends: list[Send]) -> None:
         for send in sends:
             assert send.node != send.hint_for, "nobody keeps a hint for itself"
             if send.node == self.machine.local and self.asked:
-                self.ack(send)  # beside what is here
+                if self.broken:
+                    self.send(self.machine.failed(send.node, send.hint_for))
+                else:
+                    self.ack(send)  # beside what is here
                 continue
             assert send not in self.sent, "nobody else is asked twice for the same"
             self.sent.add(send)
             if send.over:
-                self.full.remove(send.node)  # raises where it never said so, or twice
+                assert send.node in self.full, "it said that it has no room"
                 assert self.copies() < self.machine.w, "a limit is passed only for W"
             elif send.node in self.asked:
-                stood = self.acks[send.node]
-                assert all(o in self.acks.get(o, ()) for o in stood), "it is spare, or asked twice"
+                others = (owners for n, owners in self.acks.items() if n != send.node)
+                assert self.acks[send.node] <= set().union(*others), "it is spare, or asked twice"
             self.asked.append(send.node)
             self.waiting.append(send)
 
@@ -112,7 +118,7 @@ def test_a_put_counts_each_node_once_and_leaves_no_owner_without(
 ) -> None:
     machine, _ = put
     owners = set(machine._owners)
-    model, broken = PutModel(machine), False
+    model = PutModel(machine)
     model.send(machine.start())
     assert model.asked[0] == machine.local, "the local node mints, so it comes first"
     for _ in range(40):
@@ -131,7 +137,7 @@ def test_a_put_counts_each_node_once_and_leaves_no_owner_without(
             continue
         send = model.waiting.pop(data.draw(st.integers(0, len(model.waiting) - 1)))
         if step == "fail":
-            broken |= send.node == machine.local  # then it keeps no hints for others either
+            model.broken |= send.node == machine.local
             model.send(machine.failed(send.node, send.hint_for))
         elif step == "full" and send.hint_for and send.node != machine.local and not send.over:
             model.full.append(send.node)
@@ -142,7 +148,45 @@ def test_a_put_counts_each_node_once_and_leaves_no_owner_without(
         model.send(machine.give_up_waiting())
         model.check()
     assert machine.settled
-    assert broken or {*model.acks} | model.hinted >= owners - ({machine.local} - {*model.acks})
+    assert model.broken or {*model.acks} | model.hinted >= owners - (
+        {machine.local} - {*model.acks}
+    )
+
+
+def test_a_put_succeeds_wherever_w_nodes_can_be_reached() -> None:
+    for seed in range(4000):
+        _played(Random(seed))
+
+
+def _played(rng: Random) -> None:
+    """Some nodes are dead, seem dead or have no room; some of the dead say nothing at all."""
+
+    def some(share: float) -> set[int]:
+        return {node for node in nodes if node != local and rng.random() < share}
+
+    n = rng.randint(1, 5)
+    nodes = rng.sample(range(1, 11), n + rng.randint(0, 5))
+    local = rng.choice(nodes)
+    sick, dead, silent, full = some(0.3), some(0.4), some(0.3), some(0.3)
+    put = PutQuorum(nodes[:n], nodes[n:], local, rng.randint(1, n), lambda node: node not in sick)
+    waiting = put.start()
+    for _ in range(200):
+        if not waiting or rng.random() < 0.15:
+            waiting += (more := put.hedge())
+            if not more and not waiting:
+                break
+        if not waiting:
+            continue
+        node, hint_for, over = waiting.pop(rng.randrange(len(waiting)))
+        if node not in dead and (over or not hint_for or node not in full):
+            put.acked(node, hint_for)
+        elif node not in dead:
+            waiting += put.no_room(node, hint_for)
+        elif node not in silent:
+            waiting += put.failed(node, hint_for)
+    assert not waiting, "it ends"
+    assert put.settled or dead & silent
+    assert put.reached or len(nodes) - len(dead) < put.w
 
 
 @given(_puts())

@@ -419,6 +419,46 @@ async def test_what_w_needs_stays_over_the_limit_when_it_is_sent_under_another_r
     assert [wire.unpack_write(sent).over for sent in links[4].payloads] == [False, True, True]
 
 
+async def test_whoever_is_spare_by_the_last_answer_is_asked_before_a_write_fails() -> None:
+    # 4 stands for 2, which only seems dead; once that one has answered, 4 can stand for 3.
+    links = {2: FakeLink(WRITTEN), 3: FakeLink((LOST, b"")), 4: FakeLink(WRITTEN)}
+    coordinator = _coordinator(1, links, FakeReplica())
+    coordinator.topology.healthy = lambda number: number != 2  # type: ignore[method-assign]
+    answers: list[Outcome] = []
+    coordinator.operate(Operation(Op.PUT, KEY, quorum=3, value=b"v"), 200, answers.append)
+    await asyncio.sleep(0.1)
+    assert [(a.kind, a.primary, a.standin) for a in answers] == [(Kind.WRITTEN, 2, 1)]
+    assert [wire.unpack_write(sent).hint_for for sent in links[4].payloads] == [2, 3]
+
+
+@pytest.mark.parametrize("kept", [None, Corrupt("a damaged hint")])
+async def test_a_write_waits_for_the_hint_by_which_its_coordinator_counts(
+    kept: BaseException | None,
+) -> None:
+    later: list[Callable[[], None]] = []
+
+    class Slow(FakeReplica):
+        def keep(self, *args: Any) -> None:
+            later.append(lambda: args[-1](kept))
+
+    # It is no owner, stands for 1, which answers as well, and so has to stand for 3.
+    links = {1: FakeLink(WRITTEN), 2: FakeLink(WRITTEN), 3: FakeLink((LOST, b""))}
+    replica = Slow()
+    coordinator = _coordinator(5, links, replica)
+    coordinator.topology.others = ()  # type: ignore[attr-defined]
+    coordinator.topology.healthy = lambda number: number != 1  # type: ignore[method-assign]
+    answers: list[Outcome] = []
+    request = Operation(Op.PUT, KEY, quorum=3, value=b"v")
+    coordinator.operate(request, 1000, answers.append)
+    await asyncio.sleep(0.1)
+    assert (len(links[1].asked), answers) == (1, [])
+    later.pop()()
+    await asyncio.sleep(0.01)
+    assert [a.kind for a in answers] == [Kind.UNAVAILABLE if kept else Kind.WRITTEN]
+    assert not coordinator.busy
+    assert replica.marks == ([(3, 0)] if kept else [])
+
+
 async def test_a_write_that_a_yes_has_overtaken_is_rebuilt_from_what_is_held_now() -> None:
     replica = _minting(objects.to_bytes(BESIDE))
     replica.held = LATER
