@@ -1,7 +1,7 @@
 """The next ring from (ring, members): who shall own which token and hold which slot.
 
 Owns `plan`, which decides, and the builders `first_ring` and `next_ring`, which make a Ring
-of a plan: numbers, epoch, parent, history. All of it is deterministic and pure: any two
+of a plan: epoch, parent, history. All of it is deterministic and pure: any two
 planners decide alike. Forbidden here: whether or when a ring is published, and who holds a
 slot at this moment (the nodes know that).
 
@@ -11,12 +11,13 @@ partition's slots are distinct in any case, because walks pass over what is take
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import ne
 
 from dynamo_core.errors import CallerError
 from dynamo_core.fields import need_int, refuse
+from dynamo_core.placement_members import Candidate, succession
 from dynamo_core.placement_moves import rearrange
 from dynamo_core.placement_report import (
     OFF_THE_MEAN,
@@ -46,34 +47,6 @@ from dynamo_core.ring_checks import (
 from dynamo_core.walks import preferred_slots
 
 __all__ = ["Candidate", "Move", "NodeShare", "Plan", "Report", "first_ring", "next_ring", "plan"]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A node that shall be a member of the next ring: a Member without a number."""
-
-    name: str
-    zone: str
-    capacity: str
-    host: str
-    http_port: int
-    native_port: int
-    admin_port: int
-    disk_id: str
-
-    def numbered(self, number: int) -> Member:
-        """This node as the member of that number."""
-        return Member(
-            number=number,
-            name=self.name,
-            zone=self.zone,
-            capacity=self.capacity,
-            host=self.host,
-            http_port=self.http_port,
-            native_port=self.native_port,
-            admin_port=self.admin_port,
-            disk_id=self.disk_id,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,44 +224,41 @@ def first_ring(
         members=numbered,
         owners=made.owners,
         slots=made.slots,
-        overrides=(),
+        leaving=(),
         history=tuple(HistoryEntry(1, at, "created", m.name, m.number) for m in numbered),
     )
 
 
-def next_ring(ring: Ring, members: Iterable[Candidate], at: str) -> Ring:
+def next_ring(
+    ring: Ring,
+    members: Iterable[Candidate],
+    at: str,
+    drained: Collection[int] = (),
+    give_up: Collection[int] = (),
+) -> Ring:
     """The ring that follows `ring` with exactly these members.
 
-    A known name with the known disk keeps its number; with another disk it is a replacement
-    and gets a new one, as do new names. Numbers are never reused. The history tells who
-    left, was replaced, joined or was reweighed, at the time `at`.
+    A known name with the known disk keeps its number, leaving or not; with another disk it
+    is a replacement and gets a new one, as do new names. Numbers are never reused. Members
+    that aren't wanted are leaving from now on, until a later ring drops them: as `drained`,
+    with proof that nobody needs them any more, or in `give_up` with what they hold, on a
+    person's word. Both are node numbers. The history tells, at the time `at`, who was given
+    up, left, was replaced, joined or was reweighed.
+
+    CallerError for numbers of nodes that can't be dropped so; see `succession`.
     """
-    number = ring.next_number
-    numbered: list[Member] = []
-    events: list[tuple[str, Member]] = []
-    for one in members:
-        known = ring.member_named(one.name)
-        if known and known.disk_id == one.disk_id:
-            numbered.append(one.numbered(known.number))
-            if known.capacity != one.capacity:
-                events.append(("reweighed", numbered[-1]))
-            continue
-        numbered.append(one.numbered(number))
-        events.append(("replaced" if known else "joined", numbered[-1]))
-        number += 1
-    names = {member.name for member in numbered}
-    left = [("left", member) for member in ring.members if member.name not in names]
-    made = plan(ring, numbered, ring.replication, ring.partitions)
+    after = succession(ring, members, drained, give_up)
+    made = plan(ring, after.members, ring.replication, ring.partitions)
     epoch = ring.epoch + 1
     return replace(
         ring,
         epoch=epoch,
         parent=ring.id,
-        next_number=number,
-        members=tuple(sorted(numbered, key=lambda member: member.number)),
+        next_number=after.next_number,
+        members=after.members,
         owners=made.owners,
         slots=made.slots,
-        overrides=(),
+        leaving=after.leaving,
         history=ring.history
-        + tuple(HistoryEntry(epoch, at, event, m.name, m.number) for event, m in left + events),
+        + tuple(HistoryEntry(epoch, at, event, m.name, m.number) for event, m in after.events),
     )

@@ -62,6 +62,10 @@ class Ring:
     `slots[p]` holds the partition's first min(N, members) nodes, those of its walk. Their
     order within a row is the slots' identity: a node that stays among them keeps its slot
     from one ring to the next, so a row is in walking order only when it was first made.
+
+    A leaving member owns no token and is in no preference list. It is named so that others
+    know its address until what it holds has been handed over, and so that it may hold this
+    ring itself.
     """
 
     cluster_id: str  # 32 hex
@@ -75,7 +79,7 @@ class Ring:
     members: tuple[Member, ...]  # by number
     owners: tuple[int, ...]  # Q numbers: who owns the token of partition p
     slots: tuple[tuple[int, ...], ...]  # Q rows
-    overrides: tuple[tuple[int, int], ...]  # (partition, slot) whose token this ring overrides
+    leaving: tuple[Member, ...]  # by number: not members any more, and not drained yet
     history: tuple[HistoryEntry, ...]
 
     def __post_init__(self) -> None:
@@ -107,7 +111,8 @@ class Ring:
 
     def _contents(self) -> dict[str, object]:
         contents = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        contents["members"] = [asdict(member) for member in self.members]
+        for field in ("members", "leaving"):
+            contents[field] = [asdict(member) for member in getattr(self, field)]
         contents["history"] = [asdict(entry) for entry in self.history]
         return contents
 
@@ -129,17 +134,20 @@ class Ring:
         fields = dict(value) if isinstance(value, dict) else value
         given = fields.pop("id", None) if isinstance(fields, dict) else None
         fields = need_object("ring", fields, cls.__dataclass_fields__)
-        fields["members"] = tuple(
-            Member(**need_object(f"members[{i}]", item, Member.__dataclass_fields__))  # type: ignore[arg-type]
-            for i, item in enumerate(need_list("members", fields["members"]))
-        )
+        for field in ("members", "leaving"):
+            fields[field] = tuple(
+                Member(**need_object(f"{field}[{i}]", item, Member.__dataclass_fields__))  # type: ignore[arg-type]
+                for i, item in enumerate(need_list(field, fields[field]))
+            )
         fields["history"] = tuple(
             HistoryEntry(**need_object(f"history[{i}]", item, HistoryEntry.__dataclass_fields__))  # type: ignore[arg-type]
             for i, item in enumerate(need_list("history", fields["history"]))
         )
         fields["owners"] = tuple(need_list("owners", fields["owners"]))
-        fields["slots"] = _rows("slots", fields["slots"])
-        fields["overrides"] = _rows("overrides", fields["overrides"])
+        fields["slots"] = tuple(
+            tuple(need_list(f"slots[{i}]", row))
+            for i, row in enumerate(need_list("slots", fields["slots"]))
+        )
         ring = cls(**fields)  # type: ignore[arg-type]  # checked by the constructor
         if given is not None and given != ring.id:
             raise refuse("id", given, f"{ring.id}, the id of this ring's contents")
@@ -158,6 +166,15 @@ class Ring:
     @cached_property
     def _members(self) -> dict[int, Member]:
         return {member.number: member for member in self.members}
+
+    @cached_property
+    def everybody(self) -> tuple[Member, ...]:
+        """Members and leaving members, by number: whoever may hold something of this ring's."""
+        return tuple(sorted(self.members + self.leaving, key=lambda node: node.number))
+
+    @cached_property
+    def _everybody(self) -> dict[int, Member]:
+        return {node.number: node for node in self.everybody}
 
     @cached_property
     def _tokens(self) -> Counter[int]:
@@ -199,9 +216,21 @@ class Ring:
         except KeyError:
             raise refuse("node number", number, "the number of a member of the ring") from None
 
+    def node(self, number: int) -> Member:
+        """The member or leaving member with this number. CallerError if the ring names none."""
+        try:
+            return self._everybody[number]
+        except KeyError:
+            right = "the number of a member or leaving member of the ring"
+            raise refuse("node number", number, right) from None
+
     def member_named(self, name: str) -> Member | None:
         """The member of this name, if the ring has one."""
         return next((member for member in self.members if member.name == name), None)
+
+    def node_named(self, name: str) -> Member | None:
+        """The member or leaving member of this name, if the ring has one."""
+        return next((node for node in self.everybody if node.name == name), None)
 
     def tokens(self, number: int) -> int:
         """How many tokens a node owns; 0 for a stranger."""
@@ -214,9 +243,3 @@ class Ring:
 
 def _canonical(value: Mapping[str, object]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-
-
-def _rows(field: str, value: object) -> tuple[tuple[object, ...], ...]:
-    return tuple(
-        tuple(need_list(f"{field}[{i}]", row)) for i, row in enumerate(need_list(field, value))
-    )

@@ -18,7 +18,7 @@ PARTITIONS_MIN: Final = 16
 PARTITIONS_MAX: Final = 8192
 REPLICATION_MAX: Final = 16  # never more than the smallest Q
 EPOCH_MAX: Final = 2**63 - 1
-EVENTS: Final = ("created", "joined", "left", "replaced", "reweighed")
+EVENTS: Final = ("created", "joined", "left", "replaced", "reweighed", "given-up")
 
 _CAPACITY = re.compile(r"(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 _UTC = re.compile(
@@ -58,22 +58,29 @@ def check_member(field: str, member: "Member") -> None:
 
 
 def check_members(ring: "Ring") -> None:
+    """Members and leaving members: each list by number, both without a number or name twice."""
     if not ring.members:
         raise refuse("members", [], "a list of at least one member")
-    names: set[str] = set()
-    previous = 0
-    for i, member in enumerate(ring.members):
-        field = f"members[{i}]"
-        check_member(field, member)
-        if member.number <= previous:
-            raise refuse(f"{field}.number", member.number, f"above {previous}: sorted and unique")
-        if member.number >= ring.next_number:
-            right = f"below next_number ({ring.next_number})"
-            raise refuse(f"{field}.number", member.number, right)
-        if member.name in names:
-            raise refuse(f"{field}.name", member.name, "unlike the name of every other member")
-        previous = member.number
-        names.add(member.name)
+    names: dict[str, str] = {}
+    numbers: dict[int, str] = {}
+    for of, nodes in (("members", ring.members), ("leaving", ring.leaving)):
+        previous = 0
+        for i, node in enumerate(nodes):
+            field = f"{of}[{i}]"
+            check_member(field, node)
+            if node.number <= previous:
+                right = f"above {previous}: sorted and unique"
+                raise refuse(f"{field}.number", node.number, right)
+            if node.number >= ring.next_number:
+                right = f"below next_number ({ring.next_number})"
+                raise refuse(f"{field}.number", node.number, right)
+            if node.number in numbers:
+                right = f"unlike the number of {numbers[node.number]}: a member isn't leaving"
+                raise refuse(f"{field}.number", node.number, right)
+            if node.name in names:
+                raise refuse(f"{field}.name", node.name, f"unlike the name of {names[node.name]}")
+            previous = node.number
+            names[node.name] = numbers[node.number] = field
 
 
 def check_tokens(ring: "Ring") -> None:
@@ -91,16 +98,6 @@ def check_tokens(ring: "Ring") -> None:
         if not all(type(number) is int for number in row) or sorted(row) != sorted(walked):
             right = f"{list(walked)} in any order, the first nodes of its preference list"
             raise refuse(f"slots[{p}]", list(row), right)
-    previous = (-1, -1)
-    for i, pair in enumerate(ring.overrides):
-        field = f"overrides[{i}]"
-        if len(pair) != 2:
-            raise refuse(field, list(pair), "a pair [partition, slot]")
-        need_int(f"{field}[0]", pair[0], 0, ring.partitions - 1)
-        need_int(f"{field}[1]", pair[1], 0, len(ring.slots[pair[0]]) - 1)
-        if pair <= previous:
-            raise refuse(field, list(pair), f"above {list(previous)}: sorted and unique")
-        previous = pair
 
 
 def check_history(ring: "Ring") -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -44,7 +44,7 @@ def ring_of(owners: list[int], zones: dict[int, str], replication: int = 3) -> R
         members=tuple(member(number, zones[number]) for number in sorted(zones)),
         owners=tuple(owners),
         slots=tuple(preferred_slots(owners, zones, replication)),
-        overrides=(),
+        leaving=(),
         history=(HistoryEntry(1, AT, "created", "cart-1", 1),),
     )
 
@@ -158,6 +158,34 @@ def test_members_are_found_by_number_and_name() -> None:
         PLAIN.member(9)
 
 
+LEAVING = replace(PLAIN, next_number=10, leaving=(member(5), member(7)))
+
+
+def test_leaving_members_are_named_apart_and_get_nothing() -> None:
+    assert LEAVING.id != PLAIN.id
+    assert Ring.from_bytes(LEAVING.to_bytes()) == LEAVING
+    assert LEAVING.node(7) == LEAVING.node_named("cart-7") == member(7)
+    assert LEAVING.node(2) == LEAVING.node_named("cart-2") == LEAVING.member(2)
+    assert LEAVING.node_named("tart") is None
+    assert [node.number for node in LEAVING.everybody] == [1, 2, 3, 4, 5, 7]
+    between = replace(LEAVING, members=(*map(member, (1, 2, 3, 4, 6)),))
+    assert [node.number for node in between.everybody] == [1, 2, 3, 4, 5, 6, 7]
+    assert LEAVING.member_named("cart-7") is None
+    with pytest.raises(CallerError, match=r"node number is 7; .* a member of the ring"):
+        LEAVING.member(7)
+    with pytest.raises(CallerError, match=r"node number is 6; .* member or leaving member"):
+        LEAVING.node(6)
+    assert LEAVING.zones == PLAIN.zones
+    assert all(LEAVING.preference_list(p) == PLAIN.preference_list(p) for p in range(16))
+    assert (LEAVING.tokens(7), LEAVING.ownership(7)) == (0, 0)
+
+
+def leave(ring: dict[str, Any], number: int, name: int, **fields: object) -> None:
+    """One more leaving member, in the ring as JSON."""
+    ring["next_number"] = 10
+    ring["leaving"].append({**asdict(member(number)), "name": f"cart-{name}", **fields})
+
+
 Broken = Callable[[dict[str, Any]], object]
 
 
@@ -181,7 +209,10 @@ Broken = Callable[[dict[str, Any]], object]
         (lambda r: r.update(members=[]), "members is \\[\\]"),
         (lambda r: r.update(members={}), "members is {}; it must be a list"),
         (lambda r: r["members"].reverse(), r"members\[1\].number is 3; .* sorted and unique"),
-        (lambda r: r["members"][1].update(name="cart-1"), r"members\[1\].name is 'cart-1'"),
+        (
+            lambda r: r["members"][1].update(name="cart-1"),
+            r"members\[1\].name is 'cart-1'; .*s\[0\]",
+        ),
         (lambda r: r["members"][1].update(capacity="0.0"), r"members\[1\].capacity is '0.0'"),
         (lambda r: r["members"][1].update(capacity="-1"), r"members\[1\].capacity is '-1'"),
         (lambda r: r["members"][1].update(capacity="1e3"), r"members\[1\].capacity is '1e3'"),
@@ -200,10 +231,19 @@ Broken = Callable[[dict[str, Any]], object]
         (lambda r: r["slots"].__setitem__(3, [1, 2]), r"slots\[3\] is \[1, 2\]"),
         (lambda r: r["slots"].__setitem__(3, [{}, 1, 2]), r"slots\[3\] is \[{}, 1, 2\]"),
         (lambda r: r["slots"].__setitem__(3, "abc"), r"slots\[3\] is 'abc'; it must be a list"),
-        (lambda r: r["overrides"].append([1]), r"overrides\[0\] is \[1\]"),
-        (lambda r: r["overrides"].append([16, 0]), r"overrides\[0\]\[0\] is 16"),
-        (lambda r: r["overrides"].append([0, 3]), r"overrides\[0\]\[1\] is 3"),
-        (lambda r: r["overrides"].extend([[1, 0], [0, 0]]), r"overrides\[1\] is \[0, 0\]"),
+        (lambda r: r.update(leaving={}), "leaving is {}; it must be a list"),
+        (lambda r: r["leaving"].append(3), r"leaving\[0\] is 3; it must be a JSON object"),
+        (lambda r: r["leaving"].append({}), r"leaving\[0\] lacks admin_port, capacity"),
+        (lambda r: leave(r, 2, 9), r"leaving\[0\].number is 2; .* number of members\[1\]: a mem"),
+        (lambda r: leave(r, 9, 2), r"leaving\[0\].name is 'cart-2'; .* the name of members\[1\]"),
+        (lambda r: leave(r, 6, 6) or leave(r, 5, 5), r"leaving\[1\].number is 5; .* above 6"),
+        (lambda r: leave(r, 5, 5) or leave(r, 5, 6), r"leaving\[1\].number is 5; .* above 5"),
+        (lambda r: leave(r, 5, 6) or leave(r, 6, 6), r"leaving\[1\].name is 'cart-6'; .*g\[0\]"),
+        (lambda r: leave(r, 10, 5), r"leaving\[0\].number is 10; .* below next_number \(10\)"),
+        (lambda r: leave(r, 5, 5, host=""), r"leaving\[0\].host is ''"),
+        (lambda r: leave(r, 5, 5, disk_id="x"), r"leaving\[0\].disk_id is 'x'"),
+        (lambda r: r.update(leaving=r["members"], members=[]), "members is \\[\\]"),
+        (lambda r: leave(r, 5, 5) or r["owners"].__setitem__(7, 5), r"owners\[7\] is 5; .* mem"),
         (lambda r: r["history"][0].update(epoch=2), r"history\[0\].epoch is 2"),
         (lambda r: r["history"][0].update(at="today"), r"history\[0\].at is 'today'"),
         (lambda r: r["history"][0].update(event="died"), r"history\[0\].event is 'died'"),
@@ -238,7 +278,7 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.data(), JSON)
 def test_whatever_stands_in_a_field_is_taken_or_refused(data: st.DataObject, junk: object) -> None:
-    value: Any = PLAIN.to_json()
+    value: Any = LEAVING.to_json()
     place = value
     while True:
         keys = list(place) if isinstance(place, dict) else range(len(place))

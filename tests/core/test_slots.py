@@ -180,6 +180,38 @@ def test_a_replaced_node_is_given_up_in_every_later_ring_too() -> None:
     assert not any(t.holder == 1 for p in range(256) for t in table.row(p))
 
 
+def test_who_only_leaves_keeps_its_tokens_and_who_is_given_up_loses_them() -> None:
+    leaving = next_ring(FIRST, [_candidate(n) for n in "abc"], AT)
+    dropped = next_ring(leaving, [_candidate(n) for n in "abc"], AT, give_up=[4])
+    late = next_ring(dropped, [_candidate(n) for n in "abce"], AT)
+    assert given_up(leaving) == {}
+    assert given_up(dropped) == given_up(late) == {4: 3}
+    mine = [p for p in range(256) if 4 in FIRST.slots[p]]
+    table, skipped = SlotTable(256), SlotTable(256)
+    for each in (table, skipped):
+        each.adopt(FIRST)
+    assert table.adopt(leaving) == []
+    assert [p for p in range(256) if 4 in holders(table.row(p))] == mine
+    assert table.adopt(dropped) == mine
+    assert all({t.epoch for t in table.row(p)} == {1, 3} for p in mine)
+    # Whoever passes both rings over reads it in the history of the next.
+    assert set(mine) <= set(skipped.adopt(late))
+    assert not any(4 in holders(skipped.row(p)) for p in range(256))
+
+
+def test_a_leaving_node_that_is_replaced_is_given_up() -> None:
+    leaving = next_ring(FIRST, [_candidate(n) for n in "abc"], AT)
+    back = next_ring(leaving, [_candidate(n) for n in "abcd"], AT)
+    assert given_up(back) == {}, "the same disk goes on with what it holds"
+    assert back.members == FIRST.members
+    replaced = next_ring(leaving, [*map(_candidate, "abc"), _candidate("d", "new")], AT)
+    assert given_up(replaced) == {4: 3}
+    table = SlotTable(256)
+    for ring in (FIRST, leaving, replaced):
+        table.adopt(ring)
+    assert not any(4 in holders(table.row(p)) for p in range(256))
+
+
 def test_two_nodes_find_the_rows_that_they_know_differently() -> None:
     one, other = SlotTable(256), SlotTable(256)
     for table in (one, other):
