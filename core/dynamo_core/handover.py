@@ -27,7 +27,7 @@ class Standing(Enum):
     """What a node answers a request for the partition with."""
 
     COUNTS = "it serves"
-    NOT_YET = "a write is merged and doesn't count; a read has to be tried again"
+    NOT_YET = "a write is kept and doesn't count; a read has to be tried again"
     MOVED = "nothing is done here"
     OTHER_ROW = "one of both knows less: rows are exchanged first, and nothing is done"
 
@@ -109,6 +109,17 @@ class Custody:
         return any(held.stage is Stage.COUNTS for held in self.held.values())
 
     @property
+    def takes(self) -> bool:
+        """Whether the copy here may change: it counts, or will; a sealed one stays as it is."""
+        return bool(self.held or (self.pulling and not self._owes))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what is merged here stays until somebody else has it: no longer half-pulled,
+        and not claimed only, which may yet be emptied as too old."""
+        return any(held.stage >= Stage.TAKEN for held in self.held.values())
+
+    @property
     def has_copy(self) -> bool:
         """Whether any record of the partition may be here."""
         return bool(self.held or self.seals or self.pulling)
@@ -119,9 +130,7 @@ class Custody:
             return Standing.OTHER_ROW
         if self.counts:
             return Standing.COUNTS
-        if self.held or (self.pulling and not self._owes):
-            return Standing.NOT_YET
-        return Standing.MOVED  # a sealed copy never changes
+        return Standing.NOT_YET if self.takes else Standing.MOVED
 
     @property
     def _owes(self) -> bool:
@@ -180,7 +189,8 @@ class Custody:
         effect = Effect.NONE
         changed = False
         for slot, held in sorted(self.held.items()):
-            if self.row[slot] != held.token:
+            # A disk may go on under another number: what its node held before isn't this one's.
+            if self.row[slot] != held.token or held.token.holder != self.me:
                 del self.held[slot]
                 self.seals[slot] = Seal(held.token, 0)
                 changed = True
@@ -333,12 +343,13 @@ class Custody:
             self._put()
 
     def round_passed(self, slot: int, source: Token, reap_round: int) -> Effect:
-        """The holder's committed round is not this copy's: it is begun anew, and empty.
+        """The holder has committed a later round than this copy's: it is begun anew, and empty.
 
-        With EMPTY the holder's rounds are joined anew in the same batch.
+        With EMPTY the holder's rounds are joined anew in the same batch. What names an earlier
+        round is late, and changes nothing: a walk may have got far under this one.
         """
         p = self.pulling
-        if p is None or (p.slot, p.source) != (slot, source) or p.reap_round == reap_round:
+        if p is None or (p.slot, p.source) != (slot, source) or p.reap_round >= reap_round:
             return Effect.NONE
         self.pulling = Pulling(slot, source, reap_round, p.asked)
         self._put()
@@ -411,8 +422,11 @@ class Custody:
         return effect | self._enough(w)
 
     def _enough(self, w: int) -> Effect:
-        known = [n for n in holders(self.row) if n != self.me and n in self._known_by]
-        if len(known) >= w - 1:
+        others = [n for n in holders(self.row) if n != self.me]
+        known = [n for n in others if n in self._known_by]
+        # One at least: whoever claims this slot hears all others where W is 1. And no more
+        # than there are, while one of them holds two slots.
+        if len(known) >= min(max(w - 1, 1), len(others)):
             for slot, held in self.held.items():
                 if held.stage is Stage.TAKEN:
                     self.held[slot] = held._replace(stage=Stage.COUNTS)

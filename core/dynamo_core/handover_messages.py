@@ -7,6 +7,7 @@ slot and the tenure that it is about: what was said of another one is never take
 Forbidden here: what follows from a message (`handover`).
 """
 
+from enum import IntEnum
 from hashlib import blake2b
 from struct import Struct
 from struct import error as struct_error
@@ -15,14 +16,22 @@ from typing import Final, NamedTuple
 from dynamo_core.copies import Holding, pack_kept_reply, unpack_kept_reply
 from dynamo_core.errors import Corrupt
 from dynamo_core.handover import Answer
-from dynamo_core.recovery import Page, pack_page, unpack_page
-from dynamo_core.rounds import Kept
+from dynamo_core.merkle import HASH_BYTES, SEGMENTS
+from dynamo_core.rounds import (
+    Kept,
+    State,
+    kept_from_bytes,
+    kept_to_bytes,
+    state_from_bytes,
+    state_to_bytes,
+)
 from dynamo_core.slots import SLOTS_MAX, Row, Token, row_from_bytes, row_to_bytes
 
 CHECKSUM_BYTES: Final = 8
 ROOT_BYTES: Final = 16
 
 _ABOUT: Final = Struct(">HBQII8s")
+_GIVEN: Final = Struct(">BH")
 
 
 class About(NamedTuple):
@@ -49,21 +58,58 @@ def _unpack_about(what: str, payload: bytes) -> tuple[About, bytes]:
     return About(partition, slot, Token(epoch, number, holder), digest), payload[_ABOUT.size :]
 
 
-# PULL: about | rest the place after which to go on.
-# PULL_REPLY: u8 answer; with GIVEN 8 checksum | a page (`recovery.pack_page`), with ROW a row.
+# PULL: about | u8 what | rest.
+# BEGIN:  nothing                         -> nothing
+# PAGE:   the place after which to go on  -> a page (`recovery.pack_page`)
+# TREE:   nothing                         -> SEGMENTS segments of 16 | a kept list, or nothing
+# LEAVES: as SEGMENTS                     -> as SEGMENTS_REPLY, both in `exchange`
+# FETCH:  as FETCH                        -> as FETCH_REPLY
+# PULL_REPLY: u8 answer; with GIVEN 8 checksum | u8 1 for a possible loss | u16 length | state |
+# what is written above, else a row.
 
 
-def pack_pull(about: About, cursor: bytes) -> bytes:
-    return _pack_about(about) + cursor
+class What(IntEnum):
+    """What a PULL asks of the holder's copy."""
+
+    BEGIN = 0
+    """How it stands; nothing of it yet."""
+    PAGE = 1
+    TREE = 2
+    LEAVES = 3
+    FETCH = 4
 
 
-def unpack_pull(payload: bytes) -> tuple[About, bytes]:
-    """(about, cursor)."""
-    return _unpack_about("a PULL", payload)
+class Pull(NamedTuple):
+    """One question about a copy that is being handed over, or has been sealed."""
+
+    about: About
+    what: What
+    rest: bytes
 
 
-def pack_given(page: Page) -> bytes:
-    data = pack_page(page)
+class Given(NamedTuple):
+    """An answer, and by what it is to be judged: the rounds of the copy before it was read."""
+
+    state: State
+    possible_loss: bool
+    body: bytes
+
+
+def pack_pull(pull: Pull) -> bytes:
+    return _pack_about(pull.about) + bytes((pull.what,)) + pull.rest
+
+
+def unpack_pull(payload: bytes) -> Pull:
+    about, rest = _unpack_about("a PULL", payload)
+    try:
+        return Pull(about, What(rest[0]), rest[1:])
+    except (IndexError, ValueError) as error:
+        raise Corrupt("a PULL asks for nothing that is known") from error
+
+
+def pack_given(given: Given) -> bytes:
+    state = state_to_bytes(given.state)
+    data = _GIVEN.pack(given.possible_loss, len(state)) + state + given.body
     return bytes((Answer.GIVEN.value,)) + _checksum(data) + data
 
 
@@ -72,15 +118,31 @@ def pack_denied(answer: Answer, row: Row) -> bytes:
     return bytes((answer.value,)) + row_to_bytes(row)
 
 
-def unpack_pull_reply(payload: bytes) -> tuple[Answer, Page | None, Row]:
-    """A page with GIVEN, else the row."""
+def unpack_pull_reply(payload: bytes) -> tuple[Answer, Given | None, Row]:
+    """What was asked for with GIVEN, else the row."""
     answer = _answer("a PULL", payload)
     if answer is not Answer.GIVEN:
         return answer, None, row_from_bytes(payload[1:])
     data = payload[1 + CHECKSUM_BYTES :]
     if _checksum(data) != payload[1 : 1 + CHECKSUM_BYTES]:
-        raise Corrupt(f"a page of {len(data)} bytes doesn't have its checksum")
-    return answer, unpack_page(data), ()
+        raise Corrupt(f"an answer of {len(data)} bytes to a PULL doesn't have its checksum")
+    if len(data) < _GIVEN.size or data[0] > 1:
+        raise Corrupt("an answer to a PULL ends early")
+    loss, length = _GIVEN.unpack_from(data)
+    end = _GIVEN.size + length
+    return answer, Given(state_from_bytes(data[_GIVEN.size : end]), loss == 1, data[end:]), ()
+
+
+def pack_tree(segments: bytes, kept: Kept | None) -> bytes:
+    """The body to TREE: all segments, and what has to be carried out on the copy yet."""
+    return segments + (b"" if kept is None else kept_to_bytes(kept))
+
+
+def unpack_tree(body: bytes) -> tuple[bytes, Kept | None]:
+    size = SEGMENTS * HASH_BYTES
+    if len(body) < size:
+        raise Corrupt(f"the tree of a copy has {len(body)} bytes, not {size}")
+    return body[:size], kept_from_bytes(body[size:]) if len(body) > size else None
 
 
 # SEAL: about.  SEAL_REPLY: u8 answer; with GIVEN an end, else a row.

@@ -104,4 +104,10 @@ def _hash(children: bytes) -> bytes:
     return blake2b(children, digest_size=HASH_BYTES).digest()
 
 
+def root_of(segments: bytes) -> bytes:
+    """The root of the tree that has these segments, all SEGMENTS of them joined."""
+    nodes = range(0, INNER_NODES * NODE_BYTES, NODE_BYTES)
+    return _hash(b"".join(_hash(segments[at : at + NODE_BYTES]) for at in nodes))
+
+
 EMPTY_ROOT: Final = Tree().root()

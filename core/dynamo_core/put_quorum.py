@@ -55,6 +55,7 @@ class PutQuorum:
         "_stood",
         "_tried",
         "_used",
+        "_weak",
         "local",
         "w",
     )
@@ -66,7 +67,10 @@ class PutQuorum:
         local: int,
         w: int,
         healthy: Callable[[int], bool],
+        counts: bool = True,
     ) -> None:
+        """`counts`: whether the coordinator, if it is an owner, is one already: it may have
+        lost its disk, and keeps what it mints as a hint for itself until it is one again."""
         self._owners = owners
         self._others = others
         self.local = local
@@ -80,6 +84,7 @@ class PutQuorum:
         self._homing: set[int] = set()  # who will have, if the coordinator stands in itself
         self._full: list[int] = []  # stand-ins that had no room for a hint
         self._used: set[int] = {local}
+        self._weak: set[int] = set() if counts else {local}  # owners that don't count as such
         self._tried: set[Send] = set()  # what others than owners were asked for
 
     def start(self) -> list[Send]:
@@ -87,17 +92,17 @@ class PutQuorum:
         owners, local = self._owners, self.local
         missing = [o for o in owners if o != local and not self._healthy(o)]
         sends = []
+        stands_for = NOBODY
         if local in owners:
-            sends.append(Send(local, NOBODY))
-            self._pending[local] = NOBODY
+            sends.append(Send(local, local if local in self._weak else NOBODY))
         else:
             # No owner could coordinate: the local copy is a hint for the first
             # one that can't be reached.
             stands_for = missing.pop(0) if missing else owners[0]
             sends.append(Send(local, stands_for))
-            self._pending[local] = stands_for
+        self._pending[local] = stands_for
         for owner in owners:
-            if owner != local and owner not in missing and owner != sends[0].hint_for:
+            if owner != local and owner not in missing and owner != stands_for:
                 self._pending[owner] = NOBODY
                 self._used.add(owner)
                 sends.append(Send(owner, NOBODY))
@@ -105,8 +110,15 @@ class PutQuorum:
             sends += self._stand_in_for(owner)
         return sends + self._last_resort({**self._acked(), **self._pending})
 
-    def acked(self, node: int, hint_for: int = NOBODY) -> bool:
-        """Count one durable acknowledgement; True when this one makes W."""
+    def acked(self, node: int, hint_for: int = NOBODY, counts: bool = True) -> bool:
+        """Count one durable acknowledgement; True when this one makes W.
+
+        An owner that `counts` not, or that keeps it as a hint for itself, has it durably all
+        the same: it is counted towards W, as a stand-in for itself.
+        """
+        if hint_for == node or (hint_for == NOBODY and not counts):
+            self._weak.add(node)
+            hint_for = NOBODY
         if hint_for != NOBODY:
             self._hinted.add(hint_for)
             if node == self.local:
@@ -128,6 +140,7 @@ class PutQuorum:
 
     def failed(self, node: int, hint_for: int = NOBODY) -> list[Send]:
         """`node` refused or vanished: who gets its part instead."""
+        hint_for = NOBODY if hint_for == node else hint_for
         sends: list[Send] = []
         if self._pending.get(node) == hint_for:
             sends = self._without(node, hint_for)
@@ -184,8 +197,8 @@ class PutQuorum:
 
     @property
     def primary(self) -> int:
-        """Owners that have acknowledged."""
-        return len(self._primary)
+        """Owners that have acknowledged and count."""
+        return len(self._primary - self._weak)
 
     @property
     def standin(self) -> int:

@@ -84,6 +84,11 @@ class SlotTable:
             found = self._digests[partition] = row_digest(self._rows[partition])
         return found
 
+    def digests(self, partitions: Iterable[int]) -> bytes:
+        """`digest` of each of these, one after the other."""
+        known = self._digests
+        return b"".join([known[p] or self.digest(p) for p in partitions])
+
     def learn(self, partition: int, row: Row) -> bool:
         """Join what somebody else knows; whether anything was new."""
         before = self._rows[partition]

@@ -1,10 +1,9 @@
 """Slots: who holds a partition now, as tokens that only ever rise (design: handover).
 
-Owns the token of a slot and its order, a partition's row of tokens, what a row and
-the newest ring's wish mean together (who hands over to whom, one at a time), and
-which acknowledgements count under a row. A ring says who shall hold a partition,
-never who holds it; a row says who does. Rows are joined token by token, so whoever
-has heard of all of them knows the same, in whatever order it came.
+Owns the token of a slot and its order, a partition's row of tokens, and what a row and
+the newest ring's wish mean together (who hands over to whom, one at a time). A ring says
+who shall hold a partition, never who holds it; a row says who does. Rows are joined token
+by token, so whoever has heard of all of them knows the same, in whatever order it came.
 
 Forbidden here: rings as a whole (`slot_table`), and by what right a token may be
 raised (`handover`).
@@ -107,13 +106,19 @@ def override(row: Row, given_up: Mapping[int, int], wanted: Sequence[int]) -> Ro
     """The row once tokens of nodes that were given up are void.
 
     `given_up`: node number -> epoch of the ring that gave it up. Whoever is wanted for
-    such a slot is nominated: it counts after a claim, see `Token.claimed`.
+    such a slot is nominated: it counts after a claim, see `Token.claimed`. What stands for
+    a slot that was never heard of (epoch 0) stays below every token that really is: whoever
+    has it knows neither who holds the slot nor which one of the ring's row it is.
     """
     if not any(token.holder in given_up for token in row):
         return row
     targets = {move.slot: move.target for move in moves(row, wanted)}
     return tuple(
-        Token(given_up[token.holder], 0, targets[slot])
+        (
+            Token(given_up[token.holder], 0, targets[slot])
+            if token.epoch
+            else Token(0, token.number + 1, targets[slot])
+        )
         if given_up.get(token.holder, 0) > token.epoch and slot in targets
         else token
         for slot, token in enumerate(row)
@@ -128,40 +133,6 @@ def needed_to_claim(row: Row, r: int, w: int) -> int:
     """
     n = len(holders(row))
     return min(n - 1, max(n - w + 1, n - r + 1))
-
-
-class Tally:
-    """Which acknowledgements of one request count: distinct nodes, each holding a slot.
-
-    Each was given under the row named in the request. When a later row is learned, what
-    was said by the holder of a slot whose token has changed counts no more.
-    """
-
-    __slots__ = ("_acked", "row")
-
-    def __init__(self, row: Row) -> None:
-        self.row = row
-        self._acked: dict[int, Row] = {}
-
-    def acked(self, node: int) -> None:
-        """`node`, which counts, has acknowledged under `row` as it is now."""
-        self._acked[node] = self.row
-
-    def learned(self, row: Row) -> bool:
-        """Whether somebody knew more; whom `counted` misses has to be asked (again)."""
-        before = self.row
-        self.row = join(before, row)
-        return self.row != before
-
-    @property
-    def counted(self) -> list[int]:
-        """Nodes whose acknowledgements count, in the order of slots."""
-        found = []
-        for slot, token in enumerate(self.row):
-            then = self._acked.get(token.holder)
-            if then is not None and slot < len(then) and then[slot] == token:
-                found.append(token.holder)
-        return list(dict.fromkeys(found))
 
 
 # A row: u8 n | n tokens, each u64 epoch | u32 number | u32 holder.

@@ -15,6 +15,7 @@ from dynamo_core.errors import Corrupt
 from dynamo_core.frames import RingName
 from dynamo_core.objects import Sibling
 from dynamo_core.outcomes import Kind, Outcome
+from dynamo_core.slots import Row, pack_rows, unpack_rows
 from dynamo_core.versions import Dot
 
 PROTOCOL_VERSION: Final = 1
@@ -57,6 +58,20 @@ class Type(IntEnum):
     COMMIT_REPLY = 45
     KEPT = 46
     KEPT_REPLY = 47
+    ROWS = 48
+    ROWS_REPLY = 49
+    BLOCKS = 50
+    BLOCKS_REPLY = 51
+    PULL = 52
+    PULL_REPLY = 53
+    SEAL = 54
+    SEAL_REPLY = 55
+    OFFER = 56
+    OFFER_REPLY = 57
+    COVERED = 58
+    COVERED_REPLY = 59
+    TRANSFERS = 60
+    TRANSFERS_REPLY = 61
     OPERATION = 64
     OPERATION_REPLY = 65
     CLUSTER = 66
@@ -82,6 +97,12 @@ class Code(IntEnum):
     """The disk takes nothing more."""
     REAPED = 9
     """Stamped with an older reap round than this node accepts; see `pack_reaped`."""
+    OTHER_ROW = 10
+    """Sender and receiver know different tokens of the partition; see `pack_other_row`."""
+    MOVED = 11
+    """This node holds no slot of the partition, or doesn't any more; nothing was done."""
+    NOT_YET = 12
+    """This node doesn't count for the partition yet: ask again."""
 
 
 class Found(IntEnum):
@@ -109,6 +130,11 @@ _VALUE: Final = Struct(">16sQQBI")
 _LEASE: Final = Struct(">I8sII")
 _ERROR: Final = Struct(">B")
 _REAPED: Final = Struct(">BQ16sQ")
+
+ROW_BYTES: Final = 8
+"""What READ, WRITE and every other question about one partition begin with: its row's name."""
+UNCOUNTED: Final = b"\x01"
+"""WRITTEN by a node that keeps the write durably, and doesn't count as a holder yet."""
 
 FLAG_SYNC: Final = 1
 """In WRITE: acknowledge only what is fsynced, in `buffered` too."""
@@ -369,3 +395,19 @@ def unpack_reaped(payload: bytes) -> tuple[RingName, int]:
         raise Corrupt(f"a refusal as reaped of {len(payload)} bytes")
     _, epoch, ring_id, reap_round = _REAPED.unpack(payload)
     return RingName(epoch, ring_id), reap_round
+
+
+# OTHER_ROW: u8 code | u16 partition | a row, as in `slots.pack_rows`.
+
+
+def pack_other_row(partition: int, row: Row) -> bytes:
+    """The refusal of what names another row than the receiver knows: here is the receiver's."""
+    return bytes((Code.OTHER_ROW,)) + pack_rows({partition: row})
+
+
+def unpack_other_row(payload: bytes) -> tuple[int, Row]:
+    """(partition, row) of an error of code OTHER_ROW; raises Corrupt."""
+    rows = unpack_rows(payload[1:])
+    if len(rows) != 1:
+        raise Corrupt(f"a refusal with {len(rows)} rows of tokens instead of one")
+    return next(iter(rows.items()))

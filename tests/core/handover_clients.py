@@ -1,168 +1,174 @@
-"""Clients and the network of the model of handover, and what clients must be shown.
+"""Clients of the model of handover, and what they must be shown (docs/decisions/0015).
 
-Messages are bound to the processes at both of their ends. Coordinators go by the row that
-they know, which may be an old one; what is acknowledged is counted by the production
-`Tally`. `faults` names rules to leave out.
+An operation is carried out under one row: every request names it, every receiver compares
+it. Who sends what, who stands in for whom and when W is reached is the production
+`PutQuorum`'s. When another row is learned, the operation is begun anew.
 """
 
-import random
-from typing import Any
+from dataclasses import dataclass, field
 
-from tests.core.handover_world import ABSENT, FIRST, KEYS, NODES, Node, Obj, P, R, W, Wish, merge
+from tests.core.handover_watch import Watch
+from tests.core.handover_world import ABSENT, NODES, Node, Obj, P, merge
 
 from dynamo_core.handover import Standing
+from dynamo_core.put_quorum import PutQuorum, Send
+from dynamo_core.records import NOBODY
 from dynamo_core.rounds import Kept
-from dynamo_core.slots import Row, Tally, Token, holders, incoming
+from dynamo_core.slots import Row, holders, incoming
 
 WRITES_MAX = 60
-TRIES_MAX = 4
+RUNS_MAX = 4
 
 
-class Violation(Exception):
-    """A property doesn't hold; the text says which."""
+@dataclass
+class Get:
+    """One run of a read. `expected` had been acknowledged by W holders when it began."""
+
+    key: int
+    digest: bytes
+    owners: tuple[int, ...]
+    expected: int
+    reaped: dict[int, int]
+    """What is reaped while a read is under way may still be shown by it."""
+    runs: int
+    replies: dict[int, Obj] = field(default_factory=dict)
 
 
-class Clients:
-    def __init__(
-        self, seed: int, faults: frozenset[str] = frozenset(), trace: bool = False
-    ) -> None:
-        self.random, self.faults, self.trace = random.Random(seed), faults, trace
-        self.seed = seed
-        self.messages: list[tuple[Any, ...]] = []
-        self.nodes = {n: Node(n, FIRST) for n in NODES}
-        for m in self.nodes.values():
-            m.keeps = "resumed" in faults
-        self.rings = [FIRST]
-        self.writes = 0
-        self.key_of: dict[int, int] = {}
-        self.cover: dict[int, int] = {}
-        self.tombs = 0
-        self.acked = dict.fromkeys(KEYS, 0)
-        self.reaped: dict[int, int] = {}  # tombstone -> key
-        self.contexts = dict.fromkeys(KEYS, 0)
-        self.chains: dict[tuple[int, Token], Token] = {}
-        self.bad: set[int] = set()
-        self.next_op = 0
-        self.handovers = self.claims = self.reads = self.deletions = self.commits = self.acks = 0
-        self.order = self.losing = self.holding = 0.0
-        self.held_back: list[tuple[Any, ...]] = []
+@dataclass
+class Put:
+    """One run of a write."""
 
-    # Messages: bound to the processes at both of their ends
+    key: int
+    context: int
+    tomb: bool
+    runs: int
+    digest: bytes
+    machine: PutQuorum
+    bit: int = 0
+    obj: Obj = ABSENT
+    stamp: int = 0
+    moving: bool = False
+    answered: bool = False
+    by: list[int] = field(default_factory=list)
 
-    def send(self, kind: str, a: Node, b: int, *data: Any) -> None:
-        if a.number == b:
-            return
-        self.post((kind, a.number, a.inc, b, self.nodes[b].inc, data))
 
-    def post(self, message: tuple[Any, ...]) -> None:
-        r = self.random.random()
-        if message[0] in ("write", "copy") and r < self.losing:
-            return
-        if message[0] == "covered" and r < self.holding * 3:
-            self.held_back.append(message)  # and once more, much later
-        (self.held_back if self.random.random() < self.holding else self.messages).append(message)
-
-    def say(self, kind: str, a: Node, b: int, *data: Any) -> None:
-        """Send once all that is in `a`'s memory is fsynced."""
-        if a.number == b:
-            return
-        inc = self.nodes[b].inc
-        a.say(lambda: self.post((kind, a.number, a.inc, b, inc, data)))
-
-    def deliver(self, at: int) -> None:
-        kind, a, a_inc, b, b_inc, data = self.messages[at]
-        node = self.nodes[b]
-        self.messages.pop(at)
-        if node.down:
-            self.messages.append((kind, a, a_inc, b, b_inc, data))
-            return
-        if node.inc != b_inc or (self.nodes[a].inc != a_inc and kind not in ("write", "commit")):
-            return
-        if self.trace:
-            print(f"  {a}->{b} {kind} {data}")
-        getattr(self, "on_" + kind)(node, self.nodes[a], *data)
-
-    def note(self, *what: Any) -> None:
-        if self.trace:
-            print("--", *what)
-
-    # Rings and rows
-
-    def publish(self, base: Wish, wanted: tuple[int, ...], give_up: int = 0) -> Wish:
-        given_up = base.given_up + (((give_up, base.epoch + 1),) if give_up else ())
-        ring = Wish(base.epoch + 1, self.random.getrandbits(16), wanted, given_up)
-        self.rings.append(ring)
-        self.note("ring", ring)
-        return ring
-
-    def tell(self, a: Node, b: int) -> None:
-        self.say("told", a, b, a.ring, a.row)
-
-    def on_told(self, m: Node, a: Node, ring: Wish, row: Row) -> None:
-        m.adopt(ring, row)
-
-    def on_rows(self, m: Node, a: Node, row: Row) -> None:
-        m.learn(row)
-        self.say("known", m, a.number, m.row)
-
-    def on_known(self, m: Node, a: Node, row: Row) -> None:
-        m.apply(m.custody.known_by(a.number, row, W))
-        m.heard.add(a.number)
-
-    def exchange(self, m: Node, other: int, row: Row) -> None:
-        """Rows differ: learn, teach; whatever was wanted is tried again later."""
-        m.learn(row)
-        self.say("rows", m, other, m.row)
-
-    # Clients
+class Clients(Watch):
+    # Writes
 
     def write(self, m: Node, key: int, context: int, tomb: bool = False) -> None:
-        if self.writes >= WRITES_MAX or not m.counts:
-            return
-        bit = 1 << self.writes
-        self.writes += 1
-        self.key_of[bit], self.cover[bit] = key, context
-        if tomb:
-            self.tombs |= bit
-        held = m.rec(key)
-        m.put(key, (held[0] | context | bit, held[1] & ~context | bit))
-        self.contexts[key] = context | bit
-        op = self.next_op
-        self.next_op += 1
-        m.ops[op] = ["write", key, Tally(m.row), bit, 0, m.rec(key), m.rounds.stamp(P)]
-        row = m.row
-        m.say(lambda: self.acknowledged(m, op, m.number, row))
-        self.ask(m, op)
-        self.note(m.number, "writes", f"{bit:b}", "at", key, "after", f"{context:b}")
+        """A put (or delete) that `m` coordinates, be it a holder or not."""
+        if m.number not in dict(m.ring.given_up):
+            self.run_put(m, key, context, tomb)
 
-    def ask(self, m: Node, op: int) -> None:
-        """To everybody who doesn't count yet, and to incoming nodes besides."""
-        kind, key, tally, *rest = m.ops[op]
-        done = set() if "count slot twice" in self.faults else {*tally.counted}
-        to = [n for n in holders(tally.row) if n not in done]
-        if kind == "write":
-            _bit, _, obj, stamp = rest
-            if stamp < m.rounds.stamp(P):
-                return  # from before a promise: it isn't sent any more
-            to += [n for n in incoming(tally.row, m.wanted) if n not in to]
-            for n in to:
-                self.say("write", m, n, op, m.digest, key, obj, stamp)
-        else:
-            for n in to:
-                self.say("read", m, n, op, m.digest, key)
-
-    def on_write(
-        self, m: Node, a: Node, op: int, digest: bytes, key: int, obj: Obj, stamp: int
+    def run_put(
+        self, m: Node, key: int, context: int, tomb: bool, runs: int = 0, before: int = 0
     ) -> None:
+        """One run; `before` is the write as the run before this one minted it."""
+        row, void = m.row, dict(m.ring.given_up)
+        if self.writes >= WRITES_MAX or not row:
+            return
+        owners = holders(row)
+        rest = dict.fromkeys((*m.wanted, *NODES))
+        machine = PutQuorum(
+            owners,
+            [n for n in rest if n not in owners and n not in void],
+            m.number,
+            self.w,
+            lambda n: n == m.number or not self.nodes[n].down,
+            m.counts and m.settled,
+        )
+        number = self.next_op
+        self.next_op += 1
+        op = m.ops[number] = Put(key, context, tomb, runs, m.digest, machine)
+        local, *sends = machine.start()
+        self.mint(m, op, local.hint_for, before)
+        self.said_here(m, number, local.hint_for)
+        self.send_all(m, number, sends)
+        for n in incoming(row, m.wanted):
+            self.say("write", m, n, -1, NOBODY, op.digest, key, op.obj, op.stamp)
+
+    def mint(self, m: Node, op: Put, hint_for: int, before: int) -> None:
+        """A write that is here from an earlier run keeps its dot, as `objects.written_before`."""
+        key, context = op.key, op.context
+        held = m.rec(key) if hint_for == NOBODY else m.hint(hint_for, key)
+        op.stamp = m.rounds.stamp(P)
+        if before & held[1] and not context & (held[1] | ~held[0]):
+            op.bit, op.obj = before, held
+        else:
+            op.bit = 1 << self.writes
+            self.writes += 1
+            self.cover[op.bit] = context
+            if op.tomb:
+                self.tombs |= op.bit
+            op.obj = (held[0] | context | op.bit, held[1] & ~context | op.bit)
+        if hint_for == NOBODY:
+            m.put(key, op.obj)
+        else:
+            op.stamp = m.put_hint(hint_for, key, op.obj, op.stamp)
+        self.contexts[key] = context | op.bit
+        self.note(m.number, "writes", f"{op.bit:b}", "at", key, "after", f"{context:b}", hint_for)
+
+    def said_here(self, m: Node, number: int, hint_for: int) -> None:
+        m.say(lambda: self.wrote(m, m.number, number, hint_for, True))
+
+    def send_all(self, m: Node, number: int, sends: list[Send]) -> None:
+        op = m.ops.get(number)
+        if op is None or not sends:
+            return
+        if op.stamp < m.rounds.stamp(P):
+            del m.ops[number]  # from before a promise: it isn't sent any more
+            return
+        for n, hint_for, _over in sends:
+            if n == m.number:
+                if m.rounds.refuses_hint(P, op.stamp):
+                    self.send_all(m, number, op.machine.failed(n, hint_for))
+                else:
+                    m.put_hint(hint_for, op.key, op.obj, op.stamp)
+                    self.said_here(m, number, hint_for)
+            else:
+                self.say("write", m, n, number, hint_for, op.digest, op.key, op.obj, op.stamp)
+
+    def on_write(self, m: Node, a: Node, number: int, hint_for: int, digest: bytes, key: int,
+                 obj: Obj, stamp: int) -> None:  # fmt: skip
+        if hint_for != NOBODY:
+            if self.differs(m, digest):
+                self.say("other", m, a.number, number, hint_for, m.row)
+            elif not m.settled or m.rounds.refuses_hint(P, stamp):
+                self.say("refused_write", m, a.number, number, hint_for, not m.settled)
+            else:
+                m.put_hint(hint_for, key, obj, stamp)
+                self.say("wrote", m, a.number, number, hint_for, True)
+            return
         standing = self.standing(m, digest)
         if standing is Standing.OTHER_ROW:
-            self.say("other", m, a.number, op, m.row)
-            return
-        if standing is Standing.MOVED or m.rounds.refuses_write(P, stamp):
-            return
+            self.say("other", m, a.number, number, hint_for, m.row)
+        elif not m.settled or not self.accept(m, key, obj, stamp):
+            self.say("refused_write", m, a.number, number, hint_for, standing is Standing.MOVED)
+        else:
+            counts = standing is Standing.COUNTS or "uncounted counts" in self.faults
+            self.say("wrote", m, a.number, number, hint_for, counts)
+
+    def accept(self, m: Node, key: int, obj: Obj, stamp: int) -> bool:
+        """Keep what is written to a holder, or to who is to be one; False when it can't be kept."""
+        if self.stands_for_itself(m):
+            if m.rounds.refuses_hint(P, stamp):
+                return False
+            m.put_hint(m.number, key, obj, stamp)
+            return True
+        takes = m.custody.takes or ("stale ring accepted" in self.faults and m.custody.seals)
+        if not takes or m.rounds.refuses_write(P, stamp):
+            return False
         m.take(key, obj)
-        if standing is Standing.COUNTS or ("count slot twice" in self.faults):
-            self.say("ack", m, a.number, op, ABSENT)
+        return True
+
+    def stands_for_itself(self, m: Node) -> bool:
+        """Whether it holds a slot whose copy may still be deleted unread."""
+        if "half-pulled counts" in self.faults and m.custody.takes:
+            return False
+        return not m.custody.keeps and bool(m.custody.held or m.custody.unclaimed())
+
+    def differs(self, m: Node, digest: bytes) -> bool:
+        return digest != m.digest and "rows not compared" not in self.faults
 
     def standing(self, m: Node, digest: bytes) -> Standing:
         if "stale ring accepted" in self.faults and (m.custody.seals or m.counts):
@@ -171,81 +177,107 @@ class Clients:
             digest = m.digest
         return m.custody.standing(digest)
 
-    def on_other(self, m: Node, a: Node, op: int, row: Row) -> None:
-        if op not in m.ops:
-            self.exchange(m, a.number, row)
-            return
-        self.exchange(m, a.number, row)
-        m.ops[op][2].learned(m.row)
-        if m.ops[op][0] == "write":
-            m.ops[op][4] += 1
-            if m.ops[op][4] > TRIES_MAX:
-                m.ops.pop(op)
-                return
-        self.ask(m, op)
+    def on_wrote(self, m: Node, a: Node, number: int, hint_for: int, counts: bool) -> None:
+        self.wrote(m, a.number, number, hint_for, counts)
 
-    def on_read(self, m: Node, a: Node, op: int, digest: bytes, key: int) -> None:
+    def wrote(self, m: Node, node: int, number: int, hint_for: int, counts: bool) -> None:
+        op = m.ops.get(number)
+        if not isinstance(op, Put):
+            return
+        op.by.append(node)
+        self.uncounted += not counts or hint_for == node
+        if op.machine.acked(node, hint_for, counts):
+            op.answered = True
+            self.acknowledged(op.key, op.bit)
+            self.note("acknowledged", f"{op.bit:b}", op.by, "of them count", op.machine.primary)
+        if op.machine.primary >= self.w:
+            self.strict[op.key] |= op.bit
+        self.settle(m, number)
+
+    def on_refused_write(self, m: Node, a: Node, number: int, hint_for: int, moving: bool) -> None:
+        op = m.ops.get(number)
+        if isinstance(op, Put):
+            op.moving |= moving
+            self.send_all(m, number, op.machine.failed(a.number, hint_for))
+            self.settle(m, number)
+
+    def settle(self, m: Node, number: int) -> None:
+        op = m.ops.get(number)
+        if not isinstance(op, Put) or not op.machine.settled:
+            return
+        if op.answered or not op.moving or not self.anew(m, number):
+            m.ops.pop(number, None)
+
+    def on_other(self, m: Node, a: Node, number: int, hint_for: int, row: Row) -> None:
+        """The receiver knows another row: both learn, and all of it is begun anew."""
+        self.exchange(m, a.number, row)
+        op = m.ops.get(number)
+        if op is None or self.anew(m, number):
+            return
+        if isinstance(op, Put):
+            self.on_refused_write(m, a, number, hint_for, False)
+
+    def anew(self, m: Node, number: int) -> bool:
+        """Begin an operation again, by what is known then, once that is fsynced."""
+        op = m.ops[number]
+        if op.runs >= RUNS_MAX or (isinstance(op, Put) and op.answered):
+            return False
+        del m.ops[number]
+        self.again += 1
+        if isinstance(op, Get):
+            m.say(lambda: self.read(m, op.key, op.runs + 1))
+        else:
+            m.say(lambda: self.run_put(m, op.key, op.context, op.tomb, op.runs + 1, op.bit))
+        return True
+
+    def hedge(self, m: Node) -> None:
+        """Replies are slow: stand-ins are asked; for what is answered the wait is over."""
+        for number, op in list(m.ops.items()):
+            if isinstance(op, Put):
+                slow = op.machine.give_up_waiting if op.answered else op.machine.hedge
+                self.send_all(m, number, slow())
+                self.settle(m, number)
+
+    # Reads
+
+    def read(self, m: Node, key: int, runs: int = 0) -> None:
+        number = self.next_op
+        self.next_op += 1
+        m.ops[number] = Get(
+            key, m.digest, holders(m.row), self.strict[key], dict(self.reaped), runs
+        )
+        for n in holders(m.row):
+            self.say("read", m, n, number, m.digest, key)
+        if m.counts and m.settled:
+            self.replied(m, m.number, number, m.rec(key))
+
+    def on_read(self, m: Node, a: Node, number: int, digest: bytes, key: int) -> None:
         standing = self.standing(m, digest)
         if standing is Standing.OTHER_ROW:
-            self.say("other", m, a.number, op, m.row)
-        elif standing is Standing.COUNTS:
-            self.send("ack", m, a.number, op, m.rec(key))
+            self.say("other", m, a.number, number, NOBODY, m.row)
+        elif standing is Standing.COUNTS and m.settled:
+            self.send("replied", m, a.number, number, m.rec(key))
 
-    def on_ack(self, m: Node, a: Node, op: int, obj: Obj) -> None:
-        found = m.ops.get(op)
-        if found is not None:
-            self.acknowledged(m, op, a.number, found[2].row, obj)
+    def on_replied(self, m: Node, a: Node, number: int, obj: Obj) -> None:
+        self.replied(m, a.number, number, obj)
 
-    def acknowledged(self, m: Node, op: int, node: int, row: Row, obj: Obj = ABSENT) -> None:
-        if op not in m.ops:
+    def replied(self, m: Node, node: int, number: int, obj: Obj) -> None:
+        op = m.ops.get(number)
+        if not isinstance(op, Get) or node not in op.owners:
             return
-        kind, key, tally, *rest = m.ops[op]
-        if row == tally.row or node != m.number:
-            tally.acked(node)
-        if kind == "read":
-            rest[1][node] = obj
-        counted = len(tally.counted)
-        if "count slot twice" in self.faults:
-            counted = len(tally._acked)
-        if counted < (W if kind == "write" else R):
+        op.replies[node] = obj
+        if len(op.replies) < self.r:
             return
-        if kind == "write":
-            self.acked[key] |= rest[0]
-            self.acks += 1
-            self.note("acknowledged", f"{rest[0]:b}", tally.counted)
-        else:
-            whole = ABSENT
-            for n in tally.counted:
-                whole = merge(whole, rest[1].get(n, ABSENT))
-            self.shown(key, whole, rest[0], f"a read at {tally.counted}", rest[2])
-            self.contexts[key] = whole[0]
-            self.reads += 1
-        m.ops.pop(op)
+        whole = ABSENT
+        for said in op.replies.values():
+            whole = merge(whole, said)
+        del m.ops[number]
+        if self.r > 1 or node not in self.void:  # 0012, decision 5: what remains
+            self.shown(op.key, whole, op.expected, f"a read at {[*op.replies]}", op.reaped)
+        self.contexts[op.key] = whole[0]
+        self.reads += 1
 
-    def read(self, m: Node, key: int) -> None:
-        op = self.next_op
-        self.next_op += 1
-        # What is reaped while a read is under way may still be shown by it.
-        m.ops[op] = ["read", key, Tally(m.row), self.acked[key], {}, dict(self.reaped)]
-        self.ask(m, op)
-        if m.counts:
-            self.acknowledged(m, op, m.number, m.row, m.rec(key))
-
-    def shown(
-        self, key: int, whole: Obj, expected: int, where: str, reaped: dict[int, int] | None = None
-    ) -> None:
-        if missing := self.missing(key, expected, whole):
-            raise Violation(f"{where} misses {missing:b} of key {key}")
-        for tomb, of in (self.reaped if reaped is None else reaped).items():
-            if of == key and (back := whole[1] & self.cover[tomb] & ~self.tombs):
-                raise Violation(f"{where}: {back:b} of key {key} is back, reaped with {tomb:b}")
-
-    def missing(self, key: int, expected: int, whole: Obj) -> int:
-        """Acknowledged writes that are neither shown nor superseded nor reaped."""
-        lost = expected & ~whole[0]
-        for tomb in self.reaped:
-            lost &= ~(tomb | self.cover[tomb])
-        return lost
+    # Anti-entropy
 
     def compare(self, a: Node, b: int, key: int) -> None:
         """Anti-entropy's copy of one key, both ways."""
@@ -263,14 +295,5 @@ class Clients:
             return
         m.take(key, obj)
         if back and m.rec(key) != obj:
-            self.say(
-                "copy",
-                m,
-                a.number,
-                m.digest,
-                key,
-                m.rec(key),
-                m.rounds.stamp(P),
-                m.committed,
-                False,
-            )
+            mine = m.rec(key), m.rounds.stamp(P), m.committed
+            self.say("copy", m, a.number, m.digest, key, *mine, False)

@@ -1,22 +1,23 @@
 """A model of handover: every schedule that rings, clients, the network and disks make of it.
 
-Six nodes (`handover_world`), N = 3, W = R = 2, one partition. Each step delivers, loses or
-doubles a message, lets a node do the next bit of its work, publishes a ring from whatever
-one some node holds, or breaks something; all from one seed. `faults` names rules to leave
-out, to see that the model catches it. At most W-1 disks are bad (lost, or given up) at a
-time, until repair has spread what they held.
+Six nodes (`handover_world`), N = 3, W and R as the seed says, one partition. Each step
+delivers, loses or doubles a message, lets a node do the next bit of its work, publishes a
+ring from whatever one some node holds, or breaks something; all from one seed. `faults`
+names rules to leave out, to see that the model catches it. At most W-1 disks are bad (lost,
+or given up) at a time, until repair has spread what they held.
 
-What must hold: an acknowledged write is in each R holders that would answer under one row;
-nobody counts twice; one tenure of a chain counts at a time; nobody deletes what no present
-holder has durably; what was deleted and reaped is never shown again; and once faults stop,
-exactly the wanted nodes hold the partition, equal, and nobody else has a copy.
+What must hold: a write that W holders acknowledged is in each R that would answer under one
+row; one that W nodes did, stand-ins among them, is on W disks but for those lost since;
+one tenure of a chain counts at a time; nobody deletes what no present holder has durably;
+what was deleted and reaped is never shown again; and once faults stop, exactly the wanted
+nodes hold the partition, equal, and nobody else has a copy or a hint.
 """
 
 from itertools import combinations
 
-from tests.core.handover_clients import Violation
+from tests.core.handover_network import Violation
 from tests.core.handover_rounds import Rounds
-from tests.core.handover_world import ABSENT, FIRST, KEYS, NODES, N, Node, P, R, Wish, merge
+from tests.core.handover_world import ABSENT, FIRST, KEYS, NODES, N, Node, P, Wish, merge
 
 from dynamo_core.slots import Token, holders
 from dynamo_core.tenures import Held, Stage
@@ -33,6 +34,8 @@ class World(Rounds):
         self, seed: int, faults: frozenset[str] = frozenset(), trace: bool = False
     ) -> None:
         super().__init__(seed, faults, trace)
+        self.checked: tuple[int, ...] = ()
+        """What was known and done when the properties were checked last."""
         self.weigh()
 
     def weigh(self) -> None:
@@ -41,7 +44,7 @@ class World(Rounds):
         weights = {
             "deliver": 30, "fsync": 4, "work": 6, "write": 8, "read": 5, "delete": 1.5, "tell": 4,
             "compare": 1, "publish": 2, "crash": 3, "break": 1, "drop": 1, "double": 1,
-            "pause": 1, "resume": 2, "reap": 1, "release": 4,
+            "pause": 1, "resume": 2, "reap": 1, "release": 4, "hedge": 3,
         }  # fmt: skip
         for name in weights:
             weights[name] *= r.choice((0.1, 1, 1, 3))
@@ -66,14 +69,18 @@ class World(Rounds):
                     m.custody.held[slot] = Held(seal.token, Stage.COUNTS)
                     del m.custody.seals[slot]
 
-    def lose(self, m: Node) -> None:
+    def lose(self, m: Node, known: Node | None = None) -> None:
         """The disk is gone; the next one is empty, and learns ring and rows from a peer first."""
         self.note(m.number, "loses its disk")
         self.bad.add(m.number)
-        known = self.random.choice([o for o in self.nodes.values() if o is not m])
+        self.failing(m)
+        known = known or self.random.choice([o for o in self.nodes.values() if o is not m])
         m.disk = {"ring": FIRST}
         m.start()
         m.adopt(known.ring, known.row)
+
+    def may_fail(self, n: int) -> bool:
+        return n in self.bad or len(self.bad) < self.w - 1
 
     def repaired(self) -> bool:
         """Whether all that bad disks held is everywhere again."""
@@ -93,6 +100,7 @@ class World(Rounds):
             )
             or self.messages
             or self.held_back
+            or not self.no_hints()
         ):
             return False
         self.bad.clear()
@@ -101,6 +109,10 @@ class World(Rounds):
     # Checks after each step
 
     def check(self) -> None:
+        changes = sum(m.changes for m in self.nodes.values()), *self.strict.values(), self.acks
+        if changes == self.checked:
+            return
+        self.checked = changes
         groups: dict[bytes, list[Node]] = {}
         chains: set[tuple[int, Token]] = set()
         for m in self.nodes.values():
@@ -115,14 +127,17 @@ class World(Rounds):
                 groups.setdefault(m.digest, []).append(m)
             elif not m.keeps and not m.custody.has_copy and m.copy != (ABSENT,) * len(KEYS):
                 raise Violation(f"node {m.number} has objects and no record of them")
+        self.check_copies()
         for group in groups.values():
-            for asked in combinations(group, R):
+            for asked in combinations(group, self.r):
+                if self.r == 1 and asked[0].number in self.void:
+                    continue  # 0012, decision 5: what remains
                 for key in KEYS:
                     whole = ABSENT
                     for m in asked:
                         whole = merge(whole, m.rec(key))
                     numbers = [m.number for m in asked]
-                    self.shown(key, whole, self.acked[key], f"{numbers}, who would answer,")
+                    self.shown(key, whole, self.strict[key], f"{numbers}, who would answer,")
 
     # Steps
 
@@ -163,10 +178,10 @@ class World(Rounds):
                 self.work(m)
 
     def do_write(self, m: Node) -> None:
-        key = self.random.choice(KEYS)
-        able = [o for o in self.nodes.values() if o.counts and not o.down]
+        r, key = self.random, self.random.choice(KEYS)
+        able = [o for o in self.nodes.values() if (o.counts or r.random() < 0.1) and not o.down]
         if able:
-            self.write(self.random.choice(able), key, self.random.choice((0, self.contexts[key])))
+            self.write(r.choice(able), key, r.choice((0, self.contexts[key])))
 
     def do_delete(self, m: Node) -> None:
         key = self.random.choice(KEYS)
@@ -201,7 +216,7 @@ class World(Rounds):
         give_up = 0
         self.repaired()
         if self.random.random() < self.giving_up and len(void) < 2:
-            candidates = [n for n in NODES if n not in void and (not self.bad or n in self.bad)]
+            candidates = [n for n in NODES if n not in void and self.may_fail(n)]
             if candidates:
                 give_up = self.random.choice(candidates)
                 self.bad.add(give_up)
@@ -294,7 +309,7 @@ class World(Rounds):
 
     def do_break(self, m: Node) -> None:
         self.repaired()
-        if not self.bad or (self.bad == {m.number} and m.number not in dict(m.ring.given_up)):
+        if self.may_fail(m.number) and m.number not in self.void:
             self.lose(m)
 
     def do_drop(self, m: Node) -> None:
@@ -312,6 +327,11 @@ class World(Rounds):
     def do_resume(self, m: Node) -> None:
         for m in self.nodes.values():
             m.down = False
+
+    def do_hedge(self, m: Node) -> None:
+        for m in self.nodes.values():
+            if not m.down and self.random.random() < 0.5:
+                self.hedge(m)
 
     def do_reap(self, m: Node) -> None:
         for m in self.nodes.values():
@@ -336,6 +356,7 @@ class World(Rounds):
                 for n in NODES:
                     self.tell(m, n)
                 self.work(m)
+                self.hedge(m)
                 self.resend(m)
                 for n in holders(m.row):
                     for key in KEYS:
@@ -345,7 +366,8 @@ class World(Rounds):
                 return
         lines = [
             f"{m.number}: ring {m.ring} row {m.row} held {m.custody.held} seals {m.custody.seals} "
-            f"pulling {m.custody.pulling} copy {m.copy} {m.state()} list {m.mem.get('list')}"
+            f"pulling {m.custody.pulling} copy {m.copy} {m.state()} list {m.mem.get('list')} "
+            f"hints {m.hints()}"
             for m in self.nodes.values()
         ]
         raise Violation("not settled:\n" + "\n".join(lines))
@@ -354,10 +376,10 @@ class World(Rounds):
         for _ in range(20000):
             for m in self.nodes.values():
                 m.fsync()
+            self.check()
             if not self.messages:
                 return
             self.deliver(0)
-            self.check()
         raise Violation("messages without end")
 
     def settled(self, ring: Wish) -> bool:
@@ -370,7 +392,8 @@ class World(Rounds):
                     return False
             elif m.custody.has_copy or m.copy != (ABSENT,) * len(KEYS):
                 return False
-        return {*holders(first.row)} == {*ring.wanted} and len(first.row) == N
+        whole = {*holders(first.row)} == {*ring.wanted} and len(first.row) == N
+        return whole and self.no_hints()
 
     def check_end(self) -> None:
         first = self.nodes[max(m.ring for m in self.nodes.values()).wanted[0]]

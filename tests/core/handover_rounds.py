@@ -39,6 +39,7 @@ class Rounds(Sides):
                    base: int) -> None:  # fmt: skip
         owner = bool(m.custody.held)
         no = m.ring != ring or m.row != row or bool(m.custody.blocks_reaping(m.wanted))
+        no = no or bool(m.hints())
         if "reaps while open" in self.faults:
             no = m.ring != ring
         if owner and (m.rec(key) != obj or m.committed != base or m.rounds.kept(P) is not None):
@@ -72,7 +73,7 @@ class Rounds(Sides):
         for at in range(self.writes):
             if (bit := 1 << at) & obj[1]:
                 self.reaped[bit] = key
-        m.mem["list"] = (number, key, obj, tuple(o for o in owners if o != m.number))
+        m.keep("list", (number, key, obj, tuple(o for o in owners if o != m.number)))
         self.carry_out(m, number, key, obj)
 
     def carry_out(self, m: Node, number: int, key: int, obj: Obj) -> None:
@@ -88,10 +89,10 @@ class Rounds(Sides):
         for n in holders(m.row):
             self.say("commit", m, n, number, key, obj)
         if all(
-            self.nodes[n].state().committed >= number and self.nodes[n].disk == self.nodes[n].mem
-            for n in holders(m.row)
+            o.state().committed >= number and o.synced == o.changes
+            for o in map(self.nodes.__getitem__, holders(m.row))
         ):
-            m.mem.pop("list")
+            m.keep("list", None)
 
     def on_commit(self, m: Node, a: Node, number: int, key: int, obj: Obj) -> None:
         if m.custody.held and m.counts and m.committed < number and m.rounds.agreed_to(P, number):

@@ -5,8 +5,9 @@ node's shell has to: what is said is said after an fsync, an answer to another r
 row, and what arrives is judged by the rounds that it was built under.
 """
 
-from tests.core.handover_clients import Clients, Violation
-from tests.core.handover_world import ABSENT, KEYS, NODES, Node, Obj, P, R, W, Wish
+from tests.core.handover_hints import Hints
+from tests.core.handover_network import Violation
+from tests.core.handover_world import ABSENT, KEYS, NODES, Node, Obj, P, Wish
 
 from dynamo_core import recovery
 from dynamo_core.handover import Answer, Do, Effect
@@ -16,7 +17,7 @@ from dynamo_core.slots import Row, Token, holders, needed_to_claim
 from dynamo_core.tenures import Stage
 
 
-class Sides(Clients):
+class Sides(Hints):
     # Successor
 
     def unable(self, m: Node) -> set[int]:
@@ -24,6 +25,7 @@ class Sides(Clients):
 
     def work(self, m: Node) -> None:
         """The next thing that is due, by what is on the disk and what others have said."""
+        self.deliver_hints(m)
         for to, slot, seal in m.custody.offers():
             names = seal.successor == to and m.row[slot] == seal.token
             self.say("offer", m, to, slot, seal.token, names, m.state(), m.row)
@@ -31,7 +33,7 @@ class Sides(Clients):
             for n in holders(m.row):
                 if n != m.number:
                     self.say("rows", m, n, m.row)
-            needed = 0 if "one row" in self.faults else needed_to_claim(m.row, R, W)
+            needed = 0 if "one row" in self.faults else needed_to_claim(m.row, self.r, self.w)
             m.apply(m.custody.claim(m.heard, needed))
         for n in m.custody.untold():
             self.say("rows", m, n, m.row)
@@ -63,7 +65,7 @@ class Sides(Clients):
     def on_begin(self, m: Node, a: Node, slot: int, source: Token, state: State) -> None:
         if m.custody.pulling is None and not self.agreed(m.state(), state.committed):
             for old, seal in list(m.custody.seals.items()):
-                m.apply(m.custody.on_too_old(old, seal.token))
+                self.too_old(m, old, seal.token)
         if m.custody.pulling is None and m.custody.begin(slot, source, state.committed):
             if (
                 m.copy != (ABSENT,) * len(KEYS)
@@ -187,7 +189,7 @@ class Sides(Clients):
         m.walk.pop(job)
         if completing:
             same = pulling.reap_round if "rounds not compared" in self.faults else state.committed
-            m.apply(m.custody.walked(slot, source, same, W))
+            m.apply(m.custody.walked(slot, source, same, self.w))
             token = m.custody.held[slot].token if slot in m.custody.held else None
             if token is not None and token.number == source.number + 1:
                 self.chains[slot, token] = self.chain(slot, source)
@@ -207,7 +209,7 @@ class Sides(Clients):
         elif m.custody.may_cover(slot, source):
             if not self.agreed(state, m.committed) and "merged unread" not in self.faults:
                 self.say("too_old", m, a.number, slot, source, m.row)
-            else:
+            elif self.spread(m):
                 self.start_walk(m, a.number, slot, source)
 
     def agreed(self, state: State, committed: int) -> bool:
@@ -224,7 +226,13 @@ class Sides(Clients):
 
     def on_too_old(self, m: Node, a: Node, slot: int, source: Token, row: Row) -> None:
         m.learn(row)
-        m.apply(m.custody.on_too_old(slot, source))
+        self.too_old(m, slot, source)
+
+    def too_old(self, m: Node, slot: int, token: Token) -> None:
+        effect = m.custody.on_too_old(slot, token)
+        if Effect.EMPTY in effect and m.number in self.void:
+            self.failing(m)  # rounds are committed without who was given up
+        m.apply(effect)
 
     def let_go(self, m: Node, effect: Effect) -> None:
         """A copy that was covered is deleted: what it has must be durable at a present holder."""
@@ -260,8 +268,8 @@ class Sides(Clients):
             if m.merged and m.custody.recovered(slot, token, m.merged, 1):
                 self.claims += 1
             return
-        verdict = recovery.judge(Lack.EMPTY, others, m.merged, W)
-        needed = len([n for n in m.merged if n in others])
+        verdict = recovery.judge(Lack.EMPTY, others, m.merged, self.w)
+        needed = needed_to_claim(m.row, self.r, self.w)
         if verdict.counts and m.custody.recovered(slot, token, m.merged, needed):
             self.claims += 1
             self.note(m.number, "counts after a claim", slot, token)
@@ -279,7 +287,7 @@ class Sides(Clients):
         held = m.custody.held.get(slot)
         if held is None or held.token != token or held.stage is not Stage.CLAIMED:
             return
-        m.apply(m.custody.known_by(a.number, row, W))
+        m.apply(m.custody.known_by(a.number, row, self.w))
         if m.custody.held.get(slot) != held:
             return
         if (

@@ -2,14 +2,14 @@
 
 Each node runs the production `Custody`, `SlotTable` and `Rounds` over a disk that is a
 dictionary, and its record goes through the production bytes at each step. Here stands what
-a node does with its copy and its records; who sends what when is `handover_model`. An
+a node does with its copy, hints and records; who sends what when is `handover_model`. An
 object is a pair of bit sets (writes seen, writes carried), which is what clock and siblings
 come to when every write has a dot of its own.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynamo_core.handover import Custody, Effect
 from dynamo_core.rounds import PREFIX, Rounds, State
@@ -19,7 +19,7 @@ from dynamo_core.slots import Row, Token, override
 from dynamo_core.tenures import Custodies, record_from_bytes, record_to_bytes
 
 P = 0
-N, R, W = 3, 2, 2
+N = 3
 NODES = (1, 2, 3, 4, 5, 6)
 KEYS = (0, 1, 2)
 
@@ -42,6 +42,14 @@ class Wish:
 
 
 FIRST = Wish(1, 0, (1, 2, 3))
+SEVERAL = -1
+
+
+class Hint(NamedTuple):
+    obj: Obj
+    stamp: int
+    inc: int
+    """In which start it was taken, or SEVERAL."""
 
 
 class Node:
@@ -52,6 +60,10 @@ class Node:
         self.disk: dict[Any, Any] = {"ring": first}
         self.inc = 0
         self.down = False
+        self.changes = self.synced = 0
+        """Of what is known here, or on the disk; `synced` when the disk had all of it."""
+        self.have = (0,) * len(KEYS)
+        """By key: writes that are on this disk, or superseded by what is."""
         self.keeps = False
         """A planted bug: half-pulled copies are kept for another time."""
         self.start()
@@ -63,14 +75,15 @@ class Node:
         """A process on what the disk holds."""
         self.inc += 1
         self.mem = dict(self.disk)
+        self._disk_changed()
         self.pending: list[Callable[[], None]] = []
         stored = sorted((k, v) for k, v in self.mem.items() if isinstance(k, bytes))
         self.rounds = Rounds()
         self.rounds.load((k, v) for k, v in stored if k.startswith(PREFIX))
-        self.rounds.persist = self._persist
+        self.rounds.persist = self.keep
         self.table = SlotTable(1)
         self.table.load((k, v) for k, v in stored if k.startswith(ROWS))
-        self.table.persist = self._persist
+        self.table.persist = self.keep
         self.custody = Custody(self.table, P, self.number)
         self.custody.persist = self._record
         record = self.mem.get("custody")
@@ -78,33 +91,43 @@ class Node:
         self.merged: set[int] = set()
         self.heard: set[int] = set()
         self.ops: dict[int, Any] = {}
+        self.having: dict[Any, set[int]] = {}
+        """A hint under a row -> which holders are known to have it."""
         self.attempt: Any = None
         held = Custodies({}, {}, None) if record is None else record_from_bytes(record)
         self.apply(self.custody.load(held))
 
-    def _persist(self, key: bytes, value: bytes | None) -> None:
+    def keep(self, key: Any, value: Any) -> None:
+        """Put it into the batch; None deletes it."""
+        self.changes += 1
         if value is None:
             self.mem.pop(key, None)
         else:
             self.mem[key] = value
 
     def _record(self, record: Custodies) -> None:
-        data = record_to_bytes(record)
-        if data is None:
-            self.mem.pop("custody", None)
-        else:
-            self.mem["custody"] = data
+        self.keep("custody", record_to_bytes(record))
 
     def say(self, what: Callable[[], None]) -> None:
         """Do `what` (send a message) once all that is in memory is fsynced."""
         self.pending.append(what)
 
     def fsync(self) -> None:
-        if self.disk != self.mem:
+        if self.synced != self.changes:
             self.disk = dict(self.mem)
+            self._disk_changed()
         pending, self.pending = self.pending, []
         for what in pending:
             what()
+
+    def _disk_changed(self) -> None:
+        self.changes += 1
+        self.synced = self.changes
+        have = [self.disk.get(("rec", key), ABSENT)[0] for key in KEYS]
+        for k, v in self.disk.items():
+            if k[0] == "hint":
+                have[k[2]] |= v.obj[0]
+        self.have = tuple(have)
 
     # The copy
 
@@ -112,10 +135,8 @@ class Node:
         return self.mem.get(("rec", key), ABSENT)
 
     def put(self, key: int, obj: Obj) -> None:
-        if obj == ABSENT:
-            self.mem.pop(("rec", key), None)
-        else:
-            self.mem["rec", key] = obj
+        if obj != self.rec(key):
+            self.keep(("rec", key), None if obj == ABSENT else obj)
 
     def take(self, key: int, obj: Obj) -> None:
         self.put(key, merge(self.rec(key), obj))
@@ -134,7 +155,30 @@ class Node:
 
     def empty(self) -> None:
         for key in KEYS:
-            self.mem.pop(("rec", key), None)
+            self.keep(("rec", key), None)
+
+    # Hints
+
+    def hints(self) -> list[tuple[tuple[int, int], Hint]]:
+        """((target, key), hint), in order."""
+        return sorted((k[1:], v) for k, v in self.mem.items() if k[0] == "hint")
+
+    def hint(self, target: int, key: int) -> Obj:
+        held = self.mem.get(("hint", target, key))
+        return ABSENT if held is None else held.obj
+
+    def put_hint(self, target: int, key: int, obj: Obj, stamp: int) -> int:
+        """The stamp that what is kept then has."""
+        held = self.mem.get(("hint", target, key))
+        inc = self.inc
+        if held is not None:
+            obj, stamp = merge(held.obj, obj), min(held.stamp, stamp)
+            inc = inc if held.inc == inc else SEVERAL
+        self.keep(("hint", target, key), Hint(obj, stamp, inc))
+        return stamp
+
+    def forget_hint(self, target: int, key: int) -> None:
+        self.keep(("hint", target, key), None)
 
     # Rows and rings
 
@@ -145,6 +189,15 @@ class Node:
     @property
     def digest(self) -> bytes:
         return self.table.digest(P)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the row that is known is fsynced: nobody is answered before."""
+        return all(
+            self.disk.get(k) == v
+            for k, v in self.mem.items()
+            if isinstance(k, bytes) and k.startswith(ROWS)
+        )
 
     @property
     def ring(self) -> Wish:
@@ -173,7 +226,7 @@ class Node:
         self.learn(row)
         if not self.ring < ring:
             return
-        self.mem["ring"] = ring
+        self.keep("ring", ring)
         given_up = dict(ring.given_up)
         self.table.learn(P, override(self.row, given_up, ring.wanted))
         self.apply(self.custody.adopted(given_up, ring.wanted))

@@ -14,21 +14,23 @@ from dynamo_core.copies import COMPLETE
 from dynamo_core.errors import Corrupt
 from dynamo_core.frames import RingName
 from dynamo_core.handover import Answer
-from dynamo_core.handover_messages import About, Covered, End, Offer
-from dynamo_core.recovery import Lack, Page
-from dynamo_core.rounds import Kept, Listed
+from dynamo_core.handover_messages import About, Covered, End, Given, Offer, Pull, What
+from dynamo_core.rounds import Kept, Listed, State
 from dynamo_core.slots import Token
 from dynamo_core.tenures import Asked, Custodies, Held, Pulling, Seal, Stage
 
 ABOUT = About(8191, 2, Token(7, 3, 9), b"digest!!")
 ROW = (Token(7, 3, 9), Token(1, 0, 2))
 KEPT = Kept(4, RingName(3, b"r" * 16), (1, 2), (Listed(b"d" * 16 + b"key", b"l" * 16),))
-PAGE = Page(Lack.NOTHING, False, 4, [(b"key", b"object"), (b"k2", b"o")])
+PULL = Pull(ABOUT, What.PAGE, b"place")
+GIVEN = Given(State(7, 4, RingName(3, b"r" * 16), (5, 7)), True, b"a page")
 END = End(b"r" * 16, COMPLETE, KEPT)
 
 SAMPLES: list[tuple[Callable[[bytes], Any], bytes, Any]] = [
-    (messages.unpack_pull, messages.pack_pull(ABOUT, b"place"), (ABOUT, b"place")),
-    (messages.unpack_pull_reply, messages.pack_given(PAGE), (Answer.GIVEN, PAGE, ())),
+    (messages.unpack_pull, messages.pack_pull(PULL), PULL),
+    (messages.unpack_pull_reply, messages.pack_given(GIVEN), (Answer.GIVEN, GIVEN, ())),
+    (messages.unpack_tree, messages.pack_tree(b"s" * 4096, KEPT), (b"s" * 4096, KEPT)),
+    (messages.unpack_tree, messages.pack_tree(b"s" * 4096, None), (b"s" * 4096, None)),
     (
         messages.unpack_pull_reply,
         messages.pack_denied(Answer.NOT_NOW, ROW),
@@ -77,8 +79,8 @@ def test_whatever_comes_is_a_message_or_corrupt(
         unpack(bytes(changed))
 
 
-def test_a_page_that_was_changed_on_its_way_is_found_out() -> None:
-    data = bytearray(messages.pack_given(PAGE))
+def test_an_answer_that_was_changed_on_its_way_is_found_out() -> None:
+    data = bytearray(messages.pack_given(GIVEN))
     data[-1] ^= 1
     with pytest.raises(Corrupt, match="checksum"):
         messages.unpack_pull_reply(bytes(data))
@@ -92,9 +94,12 @@ def test_a_page_that_was_changed_on_its_way_is_found_out() -> None:
         (messages.unpack_seal_reply, b""),
         (messages.unpack_seal_reply, b"\x09"),
         (messages.unpack_seal_reply, messages.pack_sealed(END)[:17]),
-        (messages.unpack_offer, messages.pack_pull(ABOUT, b"\x02")),
+        (messages.unpack_pull, messages.pack_seal(ABOUT)),
+        (messages.unpack_pull, messages.pack_seal(ABOUT) + b"\x05"),
+        (messages.unpack_tree, b"s" * 4095),
+        (messages.unpack_offer, messages.pack_seal(ABOUT) + b"\x02"),
         (messages.unpack_offer_reply, b"\x02" + slots.row_to_bytes(ROW)),
-        (messages.unpack_covered, messages.pack_pull(ABOUT, b"\x00" * 16)),
+        (messages.unpack_covered, messages.pack_seal(ABOUT) + b"\x00" * 16),
     ],
 )
 def test_malformed_messages(unpack: Callable[[bytes], Any], data: bytes) -> None:

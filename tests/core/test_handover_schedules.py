@@ -3,94 +3,14 @@
 from itertools import combinations
 
 import pytest
-from tests.core.handover_clients import Violation
-from tests.core.handover_model import World
-from tests.core.handover_world import ABSENT, KEYS, Node, Wish
+from tests.core.handover_network import Violation
+from tests.core.handover_play import KEY, QUORUM_1_3, QUORUM_2_2, Play, seen
+from tests.core.handover_world import ABSENT, KEYS, Wish
 
-from dynamo_core.handover import Answer, Effect, Standing
-from dynamo_core.slots import Row, Token, holders
-from dynamo_core.tenures import Asked, Held, Seal, Stage
-
-KEY = KEYS[0]
-LAST = KEYS[-1]
-
-
-class Play(World):
-    """The model without chance: messages arrive in order, except those of a node cut off."""
-
-    def __init__(self, faults: frozenset[str] = frozenset()) -> None:
-        super().__init__(0, faults)
-        self.losing = self.holding = 0.0
-        self.cut: set[int] = set()
-        self.lost: set[str] = set()
-
-    def post(self, message: tuple[object, ...]) -> None:
-        kind, a, _, b, *_ = message
-        if kind not in self.lost and not {a, b} & self.cut:
-            self.messages.append(message)
-
-    def flow(self) -> None:
-        self.drain()
-
-    def ring(self, wanted: tuple[int, ...], *, base: Wish | None = None, name: int = 0,
-             give_up: int = 0, to: tuple[int, ...] = (1, 2, 3, 4, 5, 6)) -> Wish:  # fmt: skip
-        base = base or max(m.ring for m in self.nodes.values())
-        given_up = base.given_up + (((give_up, base.epoch + 1),) if give_up else ())
-        ring = Wish(base.epoch + 1, name, wanted, given_up)
-        self.take_ring(ring, to)
-        return ring
-
-    def take_ring(self, ring: Wish, to: tuple[int, ...]) -> None:
-        for n in to:
-            self.nodes[n].adopt(ring, ())
-        self.flow()
-
-    def turn(self, *numbers: int, times: int = 1) -> None:
-        for _ in range(times):
-            for n in numbers or tuple(self.nodes):
-                self.work(self.nodes[n])
-            self.flow()
-
-    def until_asked(self, n: int) -> None:
-        """Node n has pulled all pages; the next it does is to ask for the seal."""
-        for _ in range(len(KEYS) + 3):
-            if self.nodes[n].custody.pulling and self.nodes[n].custody.pulling.whole:
-                break
-            self.turn(n)
-        pulling = self.nodes[n].custody.pulling
-        assert pulling is not None
-        assert pulling.whole
-        assert pulling.asked is Asked.NO
-
-    def put(self, n: int, key: int = KEY, context: int = 0, tomb: bool = False) -> int:
-        """A write by coordinator n; its bit."""
-        bit = 1 << self.writes
-        self.write(self.nodes[n], key, context, tomb)
-        self.flow()
-        return bit
-
-    def round(self, n: int) -> None:
-        """Node n agrees on a round; who knows an older row says no once, and is taught."""
-        for _ in range(2):
-            self.reap(self.nodes[n])
-            self.flow()
-        self.resend(self.nodes[n])
-        self.flow()
-
-    def acknowledged_bits(self, key: int = KEY) -> int:
-        return self.acked[key]
-
-    def row(self, n: int) -> Row:
-        return self.nodes[n].row
-
-    def end(self) -> None:
-        self.cut, self.lost = set(), set()
-        self.heal()
-        self.check_end()
-
-
-def seen(m: Node, key: int = KEY) -> int:
-    return m.rec(key)[0]
+from dynamo_core.handover import Answer, Custody, Effect, Standing
+from dynamo_core.slot_table import SlotTable
+from dynamo_core.slots import Token, holders
+from dynamo_core.tenures import Custodies, Held, Seal, Stage
 
 
 def test_schedule_5_a_coordinator_that_is_behind_is_taught_by_who_is_sealed() -> None:
@@ -246,6 +166,10 @@ def test_schedule_10_a_round_that_passes_a_half_pulled_copy_by_empties_it() -> N
     assert not custody.may_merge(before.slot, before.source, 1)
     assert custody.round_passed(before.slot, before.source, 1) is Effect.EMPTY
     assert custody.pulling == before._replace(reap_round=1, cursor=b"", whole=False)
+    # A page of before is late: it neither is merged nor lets go what came since.
+    assert custody.round_passed(before.slot, before.source, 0) is Effect.NONE
+    assert not custody.may_merge(before.slot, before.source, 0)
+    assert custody.pulling.reap_round == 1
 
 
 def test_schedule_10_a_volume_that_was_given_up_returns_too_old_and_is_deleted_unread() -> None:
@@ -431,9 +355,13 @@ def test_a_cover_of_another_tenure_or_another_copy_lets_nobody_delete() -> None:
     w.end()
 
 
-def test_a_node_that_holds_two_slots_counts_once() -> None:
-    """A seal that names a node, and a ring that nominates it for another slot."""
-    w = Play()
+@pytest.mark.parametrize("quorum", [QUORUM_2_2, QUORUM_1_3])
+def test_a_node_that_holds_two_slots_counts_once(quorum: int) -> None:
+    """A seal that names a node, and a ring that nominates it for another slot.
+
+    With W = 3 there are not W-1 other holders then that could know of its tenure.
+    """
+    w = Play(seed=quorum)
     w.put(1)
     w.ring((4, 2, 3))
     w.until_asked(4)
@@ -566,3 +494,51 @@ def test_schedule_21_who_served_unseen_and_is_nominated_for_the_very_slot_keeps_
     assert new.custody.seals == {}
     assert seen(new) & served
     w.end()
+
+
+def _late_walk(w: Play) -> None:
+    """A reply to a walk comes after the copy was covered by another walk, deleted and reaped."""
+    bit = w.put(1)
+    w.ring((4, 2, 3))
+    w.until_asked(4)
+    w.lost = {"offer"}
+    w.turn(4, times=4)
+    w.lost = set()
+    w.turn(1)
+    w.late = {"fetched"}
+    w.turn(1)
+    fetched, w.held_back = w.held_back, []
+    assert fetched
+    w.late = {"covered"}
+    w.turn(1)
+    w.lost = {"fetched"}
+    w.turn(1)
+    w.lost = set()
+    w.arrive()
+    assert not w.nodes[1].custody.has_copy
+    tomb = w.put(2, context=bit, tomb=True)
+    w.round(2)
+    assert w.reaped == {tomb: KEY}
+    w.held_back = fetched
+    w.arrive()
+    assert w.nodes[4].rec(KEY) == ABSENT
+    w.end()
+
+
+def test_a_late_reply_to_a_walk_is_judged_by_the_round_that_is_committed_now() -> None:
+    _late_walk(Play())
+    with pytest.raises(Violation, match="is back"):
+        _late_walk(Play(frozenset({"late walk"})))
+
+
+def test_what_a_disk_held_under_another_number_does_not_count() -> None:
+    """Two rings of one epoch may give a newcomer two numbers; the higher ring's is the one."""
+    table = SlotTable(1)
+    mine = Token(1, 3, 6)
+    table.learn(0, (Token(1, 0, 1), Token(1, 0, 2), mine))
+    custody = Custody(table, 0, 7)
+    custody.load(Custodies({2: Held(mine, Stage.COUNTS)}, {}, None))
+    assert not custody.counts
+    assert custody.seals == {2: Seal(mine, 0)}, "it is handed over once the row shows to whom"
+    custody.learn((Token(1, 0, 1), Token(1, 0, 2), Token(5, 2, 4)))
+    assert custody.offers() == [(4, 2, Seal(mine, 0))]

@@ -42,13 +42,16 @@ class PutModel:
     asked: list[int] = field(default_factory=list)
     full: list[int] = field(default_factory=list)
     sent: set[Send] = field(default_factory=set)
+    uncounted: set[int] = field(default_factory=set)
     reached: int = 0
     broken: bool = False
     """Whether the coordinator's own write failed: then it keeps no hints either."""
 
     def send(self, sends: list[Send]) -> None:
         for send in sends:
-            assert send.node != send.hint_for, "nobody keeps a hint for itself"
+            if send.node == send.hint_for:
+                assert not self.asked, "only a coordinator that doesn't count is sent its own hint"
+                assert send.node == self.machine.local in self.machine._weak
             if send.node == self.machine.local and self.asked:
                 if self.broken:
                     self.send(self.machine.failed(send.node, send.hint_for))
@@ -66,15 +69,18 @@ class PutModel:
             self.asked.append(send.node)
             self.waiting.append(send)
 
-    def ack(self, send: Send) -> None:
-        if send.hint_for and send.node in self.machine._owners:
+    def ack(self, send: Send, counts: bool = True) -> None:
+        """`counts` not: an owner's own copy, or its hint for itself, which is durable as well."""
+        if send.hint_for == send.node or (not send.hint_for and not counts):
+            self.uncounted.add(send.node)
+        elif send.hint_for and send.node in self.machine._owners:
             self.hinted.add(send.hint_for)  # an owner counts for itself alone
             assert not self.machine.acked(send.node, send.hint_for)
             return
         self.acks.setdefault(send.node, set()).add(send.hint_for or send.node)
         if send.hint_for:
             self.hinted.add(send.hint_for)
-        if self.machine.acked(send.node, send.hint_for):
+        if self.machine.acked(send.node, send.hint_for, counts):
             self.reached += 1
             assert self.copies() == self.machine.w, "W is reached at W copies, not before or after"
 
@@ -96,6 +102,7 @@ class PutModel:
     def check(self) -> None:
         machine = self.machine
         assert machine.got == self.copies() == machine.primary + machine.standin
+        assert machine.primary == len({*self.acks} & {*machine._owners} - self.uncounted)
         assert machine.reached == (self.copies() >= machine.w)
         assert self.reached == int(machine.reached)
 
@@ -107,8 +114,10 @@ def _puts(draw: st.DrawFn) -> tuple[PutQuorum, set[int]]:
     sick = set(draw(st.lists(st.sampled_from(nodes), max_size=len(nodes))))
     local = draw(st.sampled_from(nodes))
     w = draw(st.integers(1, n))
-    machine = PutQuorum(nodes[:n], nodes[n:], local, w, lambda node: node not in sick - {local})
-    return machine, sick - {local}
+    well = sick - {local}
+    counts = draw(st.booleans())
+    machine = PutQuorum(nodes[:n], nodes[n:], local, w, lambda node: node not in well, counts)
+    return machine, well
 
 
 @settings(max_examples=300)
@@ -125,7 +134,8 @@ def test_a_put_counts_each_node_once_and_leaves_no_owner_without(
         model.check()
         if not model.waiting:
             break
-        step = data.draw(st.sampled_from(["ack", "ack", "fail", "full", "hedge", "again"]))
+        steps = ["ack", "ack", "uncounted", "fail", "full", "hedge", "again"]
+        step = data.draw(st.sampled_from(steps))
         if step == "hedge":
             model.send(machine.hedge())
             continue
@@ -143,7 +153,8 @@ def test_a_put_counts_each_node_once_and_leaves_no_owner_without(
             model.full.append(send.node)
             model.send(machine.no_room(send.node, send.hint_for))
         else:
-            model.ack(send)
+            # A stand-in counts for its owner, whether it holds a slot itself or not.
+            model.ack(send, counts=step != "uncounted")
     for _ in range(len(machine._others) + 2):  # the silent ones are given up
         model.send(machine.give_up_waiting())
         model.check()
@@ -204,6 +215,7 @@ def test_a_put_starts_with_healthy_owners_and_one_stand_in_for_each_sick_one(
         assert well >= set(owners + others) - sick - {local}, "the healthy ones come first"
         sends = [s for s in sends if s.node not in sick]
     served = {s.hint_for or s.node for s in sends}
+    assert sends[0].hint_for != local or local in machine._weak
     assert served == set(owners), "every owner gets the write or somebody keeps it for him"
     stand_ins = [s.node for s in sends if s.hint_for and s.node != local]
     healthy = [o for o in others if o not in sick and o != local]
@@ -219,6 +231,55 @@ def test_w_is_reached_by_the_second_of_two() -> None:
     assert put.acked(3)
     assert not put.acked(2)
     assert (put.primary, put.standin, put.settled) == (3, 0, True)
+
+
+def test_an_owner_that_does_not_count_yet_stands_in_for_itself() -> None:
+    put = PutQuorum(OWNERS, OTHERS, 1, 2, _well)
+    put.start()
+    assert not put.acked(2, counts=False)
+    assert (put.primary, put.standin) == (0, 1)
+    assert put.acked(1)
+    assert (put.primary, put.standin) == (1, 1)
+    assert not put.acked(2), "what it said once was no holder's word"
+    assert (put.primary, put.standin) == (1, 1)
+    assert not put.acked(3)
+    assert (put.primary, put.standin, put.settled) == (2, 1, True)
+
+
+def test_a_coordinator_that_does_not_count_keeps_the_write_as_a_hint_for_itself() -> None:
+    put = PutQuorum(OWNERS, OTHERS, 1, 2, _well, counts=False)
+    assert put.start() == [Send(1, 1), Send(2, NOBODY), Send(3, NOBODY)]
+    assert not put.acked(1, 1)
+    assert put.acked(2)
+    assert (put.primary, put.standin) == (1, 1)
+    # Where its own hint can't be kept, somebody stands in for it like for any other owner.
+    put = PutQuorum(OWNERS, OTHERS, 1, 2, _well, counts=False)
+    put.start()
+    assert put.failed(1, 1) == [Send(4, 1)]
+    assert not put.acked(2, counts=False)
+    assert put.acked(4, 1)
+    assert (put.primary, put.standin) == (0, 2)
+
+
+def test_an_owner_that_does_not_count_and_its_stand_in_are_one_copy() -> None:
+    put = PutQuorum(OWNERS, OTHERS, 1, 2, _well)
+    put.start()
+    assert put.hedge() == [Send(4, 2), Send(5, 3)]
+    assert not put.acked(2, counts=False)
+    assert not put.acked(4, 2), "delivered, both are on one disk"
+    assert (put.primary, put.standin) == (0, 1)
+    assert put.acked(5, 3)
+    assert (put.primary, put.standin) == (0, 2)
+
+
+def test_the_hint_of_a_stand_in_counts_for_its_owner_alone_whatever_it_holds_itself() -> None:
+    put = PutQuorum((1, 2), (3,), 1, 2, _well)
+    put.start()
+    put.hedge()
+    assert not put.acked(3, 2, counts=False)
+    assert not put.acked(2), "the stand-in's hint is for this very owner"
+    assert put.got == 1
+    assert put.acked(1)
 
 
 def test_a_dead_owner_is_stood_in_for_and_that_counts_towards_w() -> None:

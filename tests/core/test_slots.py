@@ -1,4 +1,4 @@
-"""Rows of tokens: they join like sets, plans move what they must, and only holders count."""
+"""Rows of tokens: they join like sets, and plans move what they must."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ from dynamo_core import slots
 from dynamo_core.errors import Corrupt
 from dynamo_core.placement import Candidate, first_ring, next_ring
 from dynamo_core.slot_table import BLOCK_PARTITIONS, SlotTable, given_up
-from dynamo_core.slots import Move, Row, Tally, Token, holders, join, moves, override
+from dynamo_core.slots import Move, Row, Token, holders, join, moves, override
 
 tokens = st.builds(Token, st.integers(0, 3), st.integers(0, 3), st.integers(1, 5))
 rows = st.lists(tokens, max_size=4).map(tuple)
@@ -70,6 +70,15 @@ def test_an_override_nominates_who_is_wanted_wherever_the_given_up_node_holds_a_
     assert override(row, {2: 7}, (1, 2, 3)) == row, "nobody comes: it stays until somebody does"
 
 
+def test_an_override_of_what_was_never_heard_of_stays_below_every_token() -> None:
+    # An empty disk knows a later ring's row and no token; node 1 holds a slot all the while.
+    guessed = (Token(0, 0, 1), Token(0, 0, 2))
+    over = override(guessed, {2: 5}, (1, 3))
+    assert over == (Token(0, 0, 1), Token(0, 1, 3))
+    real = (Token(1, 0, 3), Token(1, 0, 1))
+    assert join(over, real) == real
+
+
 def test_a_successors_token_stands_below_the_claim_of_a_holder_that_lost_its_disk() -> None:
     token = Token(3, 5, 9)
     assert token < token.handed_to(10) < token.claimed()
@@ -82,21 +91,6 @@ def test_the_rule_for_claims_shuts_out_whoever_held_the_slot_before() -> None:
     assert slots.needed_to_claim(row, r=3, w=3) == 1
     assert slots.needed_to_claim(row, r=1, w=3) == 2
     assert slots.needed_to_claim(row[:1], r=1, w=1) == 0
-
-
-def test_a_tally_counts_holders_once_and_nobody_who_has_been_followed() -> None:
-    row = (Token(1, 0, 1), Token(1, 0, 2), Token(1, 0, 2))
-    tally = Tally(row)
-    tally.acked(1)
-    tally.acked(2)
-    tally.acked(2)
-    tally.acked(9)
-    assert tally.counted == [1, 2]
-    assert not tally.learned(row)
-    assert tally.learned((Token(1, 1, 4),))
-    assert tally.counted == [2]
-    tally.acked(4)
-    assert tally.counted == [4, 2]
 
 
 @given(rows)
