@@ -235,8 +235,13 @@ def next_ring(
     at: str,
     drained: Collection[int] = (),
     give_up: Collection[int] = (),
+    settled: Ring | None = None,
 ) -> Ring:
     """The ring that follows `ring` with exactly these members.
+
+    `settled` is the last ring for which everything lay where it should, if `ring` isn't such
+    a one yet. Where it had the very same members, their old places are taken up again: who
+    changes his mind moves back what has moved, and nothing else.
 
     A known name with the known disk keeps its number, leaving or not; with another disk it
     is a replacement and gets a new one, as do new names. Numbers are never reused. Members
@@ -248,7 +253,11 @@ def next_ring(
     CallerError for numbers of nodes that can't be dropped so; see `succession`.
     """
     after = succession(ring, members, drained, give_up)
-    made = plan(ring, after.members, ring.replication, ring.partitions)
+    if settled is not None and settled.members == after.members:
+        owners, slots = settled.owners, settled.slots
+    else:
+        made = plan(ring, after.members, ring.replication, ring.partitions)
+        owners, slots = made.owners, made.slots
     epoch = ring.epoch + 1
     return replace(
         ring,
@@ -256,8 +265,8 @@ def next_ring(
         parent=ring.id,
         next_number=after.next_number,
         members=after.members,
-        owners=made.owners,
-        slots=made.slots,
+        owners=owners,
+        slots=slots,
         leaving=after.leaving,
         history=ring.history
         + tuple(HistoryEntry(epoch, at, event, m.name, m.number) for event, m in after.events),

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import Self
@@ -112,8 +112,8 @@ class Ring:
     def _contents(self) -> dict[str, object]:
         contents = {name: getattr(self, name) for name in self.__dataclass_fields__}
         for field in ("members", "leaving"):
-            contents[field] = [asdict(member) for member in getattr(self, field)]
-        contents["history"] = [asdict(entry) for entry in self.history]
+            contents[field] = list(map(_fields, getattr(self, field)))
+        contents["history"] = list(map(_fields, self.history))
         return contents
 
     @classmethod
@@ -236,9 +236,18 @@ class Ring:
         """How many tokens a node owns; 0 for a stranger."""
         return self._tokens[number]
 
+    def slots_of(self, number: int) -> int:
+        """How many slots a node shall hold; 0 for a stranger."""
+        return self._slots_held[number]
+
     def ownership(self, number: int) -> float:
         """The share (0..1) of all slots that a node holds: its share of the stored data."""
         return self._slots_held[number] / self._slots_held.total()
+
+
+def _fields(item: Member | HistoryEntry) -> dict[str, object]:
+    """As `asdict`, which copies each value and takes longer than the JSON that follows."""
+    return {name: getattr(item, name) for name in item.__dataclass_fields__}
 
 
 def _canonical(value: Mapping[str, object]) -> bytes:

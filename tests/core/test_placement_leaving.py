@@ -204,3 +204,19 @@ def test_whatever_is_wanted_nobody_is_forgotten(data: st.DataObject) -> None:
         assert not void.keys() & {*numbers(ring.everybody)}
         assert {*numbers(ring.leaving)} <= {*numbers(old.everybody)}
         assert Ring.from_bytes(ring.to_bytes()) == ring
+
+
+@pytest.mark.parametrize(("before", "meanwhile"), [(5, 4), (4, 5), (9, 6), (3, 6)])
+def test_who_changes_his_mind_moves_nothing_that_has_not_moved(before: int, meanwhile: int) -> None:
+    settled = first(nodes(before))
+    changed = next_ring(settled, nodes(meanwhile), AT)
+    assert changed.slots != settled.slots
+    back = next_ring(changed, nodes(before), AT, settled=settled)
+    assert (back.owners, back.slots, back.members) == (
+        settled.owners,
+        settled.slots,
+        settled.members,
+    )
+    assert (back.epoch, back.parent) == (3, changed.id)
+    other = next_ring(changed, nodes(before + 1), AT, settled=settled)
+    assert other.slots == next_ring(changed, nodes(before + 1), AT).slots, "it is no way back"
