@@ -19,7 +19,7 @@ from dynamo_core.contexts import NO_CONTEXT, Context, Keyring
 from dynamo_core.errors import CallerError, Corrupt, DynamoError
 from dynamo_core.objects import TYPE_BYTES_MAX
 from dynamo_core.outcomes import Kind, Outcome
-from dynamo_core.versions import EMPTY
+from dynamo_core.versions import EMPTY, Clock
 from dynamo_core.wire import Code, Op, Operation
 from dynamo_node.alarms import Alarms
 from dynamo_node.config import LAST_WRITE_WINS, Config
@@ -35,8 +35,23 @@ log = logging.getLogger(__name__)
 KEY_BYTES_MAX: Final = 1024
 REQUESTS_MAX: Final = 20_000
 REQUEST_BYTES_MAX: Final = 256 << 20
-_ORDINARY: Final = (Code.EXPIRED, Code.OVERLOADED, Code.NO_ROOM, Code.READ_ONLY, Code.REAPED)
+_ORDINARY: Final = (
+    Code.EXPIRED,
+    Code.OVERLOADED,
+    Code.NO_ROOM,
+    Code.READ_ONLY,
+    Code.REAPED,
+    Code.MOVED,
+    Code.NOT_YET,
+)
 """Refusals that nobody needs to be told of."""
+_LEAVING: Final = Outcome(
+    Kind.UNAVAILABLE,
+    needed=1,
+    detail="this node is leaving and holds nothing of the key; nothing was written here",
+)
+"""Where a leaver would have to be the stand-in that coordinates. It may have been found drained
+a moment ago, and what it took now would go with its disk."""
 _CONTENT_TYPE: Final = re.compile(rf"[\x20-\x7e]{{0,{TYPE_BYTES_MAX}}}")
 
 Answer = Callable[[Outcome], None]
@@ -45,7 +60,7 @@ Answer = Callable[[Outcome], None]
 class Request:
     """What an operation needs to know of its request; times are the loop's."""
 
-    __slots__ = ("_loop", "answer", "began", "deadline", "key", "trace")
+    __slots__ = ("_loop", "answer", "began", "deadline", "key", "runs", "trace")
 
     def __init__(
         self,
@@ -61,6 +76,8 @@ class Request:
         self.deadline = self.began + timeout_ms / 1000
         self.trace = trace
         self.answer = answer
+        self.runs = 0
+        """How often it was carried out anew because slots moved."""
 
     def remaining_s(self) -> float:
         return max(0.0, self.deadline - self._loop.time())
@@ -96,6 +113,10 @@ class Coordinator:
         self.sure: Callable[[int], bool] = lambda partition: True
         """Whether what this node holds of a partition may carry a round that it is told of."""
         self.on_stale_ring: Callable[[int, int], None] = lambda node, code: None
+        self.on_other_row: Callable[[int, bytes, Callable[[], None] | None], None] = (
+            lambda node, payload, then: None
+        )
+        """Told of a peer that knows other tokens, its refusal, and what to do once both know."""
         self._config = config
         self._wall_ms = wall_ms
         self._in_flight = 0
@@ -155,7 +176,7 @@ class Coordinator:
         try:
             if operation.op == Op.GET:
                 r = operation.quorum or self._config.r
-                GetOperation(self, request, place, r, context.clock, context.reap_round).start()
+                self._read(request, r, context.clock, context.reap_round)
             elif operation.op == Op.DELETE and not operation.context:
                 self._delete_what_is_read(operation, request, place)
             else:
@@ -196,6 +217,25 @@ class Coordinator:
             return NO_CONTEXT
         return self.keyring.open(key, operation.context)
 
+    def _read(self, request: Request, r: int, floor: Clock = EMPTY, floor_round: int = 0) -> None:
+        place = self.topology.place(request.key)
+        anew = partial(self._guarded, request, partial(self._read, request, r, floor, floor_round))
+        GetOperation(self, request, place, r, anew, floor, floor_round).start()
+
+    def _guarded(self, request: Request, work: Callable[[], None]) -> None:
+        """Go on with a request after a pause; whatever breaks answers it."""
+        if not request.remaining_ms():  # nobody waits for it any more: nothing is begun
+            detail = (
+                "who holds the key changed until the time was over; a write may or may not exist "
+                "now: read the key before you write again"
+            )
+            request.answer(Outcome(Kind.UNAVAILABLE, needed=1, detail=detail))
+            return
+        try:
+            work()
+        except DynamoError as error:
+            request.answer(self.storage_trouble(error))
+
     # Writes
 
     def _write(
@@ -210,9 +250,17 @@ class Coordinator:
             self._coordinate(operation, context, None, request, place)
             return
         others = partial(self._forward, operation, context, request, place)
-        if self.topology.number not in place.owners and others(None):
+        if not place.counts and others(None):
             return
         self._coordinate(operation, context, others, request, place)
+
+    def _write_anew(
+        self, operation: Operation, context: Context, request: Request, forwarded: bool
+    ) -> None:
+        """Slots have moved: the same write, to whoever holds the key now."""
+        place = self.topology.place(request.key)
+        write = partial(self._write, operation, context, request, place, forwarded)
+        self._guarded(request, write)
 
     def _forward(
         self,
@@ -249,6 +297,10 @@ class Coordinator:
         place: Place,
     ) -> None:
         """Coordinate a write here; `unable`, if given, hands it on where this node can't."""
+        if self.topology.leaver and not place.counts:
+            if unable is None or not unable(_LEAVING):
+                request.answer(_LEAVING)
+            return
         write = NewWrite(
             context.clock,
             adopt_clock=self.last_write_wins,
@@ -258,7 +310,8 @@ class Coordinator:
             value=None if operation.op == Op.DELETE else operation.value,
         )
         w = operation.quorum or self._config.w
-        PutOperation(self, request, place, w, write, unable).start()
+        anew = partial(self._write_anew, operation, context, request, unable is None)
+        PutOperation(self, request, place, w, write, anew, unable).start()
 
     def _delete_what_is_read(self, operation: Operation, request: Request, place: Place) -> None:
         """A delete without a context covers what a read of now shows, and nothing else."""
@@ -277,7 +330,7 @@ class Coordinator:
             self._write(operation._replace(context=outcome.context), context, request, place, False)
 
         request.answer = was_read
-        GetOperation(self, request, place, self._config.r, EMPTY).start()
+        self._read(request, self._config.r)
 
     # Trouble
 
@@ -300,6 +353,8 @@ class Coordinator:
             return
         if code in (Code.STALE_RING, Code.NOT_READY):
             self.on_stale_ring(node, code)
+        elif code == Code.OTHER_ROW:
+            self.on_other_row(node, payload, None)
         elif code not in _ORDINARY:
             log.warning("peer %s refused: %s", self.topology.host_name(node), text)
 

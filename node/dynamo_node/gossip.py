@@ -149,6 +149,7 @@ class Gossip:
                     self.membership.conclude(reply)
         except Corrupt as error:
             log.warning("gossip of %s can't be used: %s", link.member.name, error)
+        await self._node.rows.sync(number)
         self._keep()
 
     def _asked(self, caller: Inbound, frame: Frame) -> None:
@@ -173,7 +174,7 @@ class Gossip:
             return
         if ring is not self._ring:
             self._ring = ring
-            self.membership.ring(node.topology.number, (m.number for m in ring.members))
+            self.membership.ring(node.topology.number, (m.number for m in ring.everybody))
             self._enter_acts(ring)
         number, wall_ms = node.topology.number, node.outside.wall_ms()
         if node.replica.minter is not None:
@@ -195,7 +196,7 @@ class Gossip:
             for act in [a for a in ring.history if a.event == "left"][-ACTS_TOLD_MAX:]:
                 self.membership.enter(LEFT, act.number, act.epoch, nobody, wall_ms)
         disk_id = node.disk.disk_id
-        if ring.member(me).disk_id != disk_id:
+        if ring.node(me).disk_id != disk_id:
             # Named by the disk it now has: each one is told once.
             self.membership.enter(DISK_LOST, me, int(disk_id[:12], 16), nobody, wall_ms)
 
@@ -208,7 +209,7 @@ class Gossip:
             node.replica.key_count,
             sum(node.replica.hints.pending().values()),
             node.topology.name,
-            sum(1 for p in node.standing.recovering if p in node.topology.owned),
+            len(node.recovery.lacking()),
             round(100 * node.slices.share),
             tuple(sorted(n for n, link in node.topology.links.items() if not link.up)),
             node.disk_health.read_only,

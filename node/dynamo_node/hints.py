@@ -14,7 +14,7 @@ from struct import Struct
 from typing import Final
 
 from dynamo_core import objects, records
-from dynamo_core.errors import Corrupt
+from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.frames import RingName
 from dynamo_core.records import DIGEST_BYTES, SEVERAL, Record, Stamp
 from dynamo_core.ring import partition_of
@@ -45,6 +45,8 @@ class HintStore:
         self._partitions = 1
         self.read_only: Callable[[], bool] = lambda: False
         """Whether the disk takes nothing more."""
+        self.other_row: Callable[[int, bytes], DynamoError | None] = lambda partition, row: None
+        """Why a write under `row` is not of now."""
         self.start = SEVERAL
         """What names the node's present start, and stamps what is taken in it."""
         self.bytes_max = bytes_max
@@ -52,6 +54,7 @@ class HintStore:
         self.by_target: dict[int, int] = {}
         """Hints by the node number they are meant for."""
         self._by_partition: dict[int, int] = {}
+        self._by_place: dict[int, dict[int, int]] = {}  # target -> partition -> hints
         self._marks: dict[tuple[int, int], int] = {}  # (partition, target) -> which making
         self._marks_made = 0
 
@@ -61,6 +64,7 @@ class HintStore:
         self.bytes = 0
         self.by_target.clear()
         self._by_partition.clear()
+        self._by_place.clear()
         self._marks.clear()
         start = b""
         while True:
@@ -92,6 +96,14 @@ class HintStore:
         """Hints kept here for keys of `partition`."""
         return self._by_partition.get(partition, 0)
 
+    def partitions_for(self, target: int) -> list[int]:
+        """Partitions of the hints kept here for `target`, in order."""
+        return sorted(self._by_place.get(target, ()))
+
+    def targets_in(self, partition: int) -> list[int]:
+        """For whom hints of `partition` are kept here, in order."""
+        return sorted(t for t, partitions in self._by_place.items() if partition in partitions)
+
     def may_be_old(self, digest: bytes, stamp: Stamp) -> bool:
         """Whether a hint kept here may be older than the round that this node stamps with.
 
@@ -114,11 +126,13 @@ class HintStore:
         *,
         sync: bool = False,
         over: bool = False,
+        row: bytes | None = None,
     ) -> None:
         """Keep a whole object for owner `target`; `done` once it is safe.
 
         `done` gets NoRoomError when it doesn't fit and `over` doesn't say that W
-        needs it, ReapedError when its stamp is older than what is promised here.
+        needs it, ReapedError when its stamp is older than what is promised here,
+        OtherRowError when `row`, if given, isn't what is known of the partition.
         """
         if self.read_only():
             done(ReadOnlyError())
@@ -127,6 +141,9 @@ class HintStore:
         partition = partition_of(digest, self._partitions)
 
         def kept(data: bytes | None) -> None:
+            if row is not None and (no := self.other_row(partition, row)) is not None:
+                done(no)
+                return
             # Asked at the last moment: a promise may have been given while it was loaded.
             if self._rounds.refuses_hint(partition, stamp.reap_round):
                 ring = RingName(stamp.epoch, stamp.ring_id)
@@ -200,15 +217,20 @@ class HintStore:
         target = int.from_bytes(place[:_TARGET_BYTES], "big")
         digest = place[_TARGET_BYTES : _TARGET_BYTES + DIGEST_BYTES]
         self.bytes += sign * (len(place) + size)
+        partition = partition_of(digest, self._partitions)
+        places = self._by_place.setdefault(target, {})
         for counts, at in (
             (self.by_target, target),
-            (self._by_partition, partition_of(digest, self._partitions)),
+            (self._by_partition, partition),
+            (places, partition),
         ):
             left = counts.get(at, 0) + sign
             if left > 0:
                 counts[at] = left
             else:
                 counts.pop(at, None)
+        if not places:
+            del self._by_place[target]
 
     # Marks
 

@@ -6,6 +6,7 @@ brings those up to date that replied with something older.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 # IntEnum members cost a look-up of two levels each time; reads are counted in microseconds.
 _READ: Final = int(wire.Type.READ)
 _READ_REPLY: Final = int(wire.Type.READ_REPLY)
+_ERROR: Final = int(wire.Type.ERROR)
 _WHOLE: Final = int(wire.Found.WHOLE)
 _HEAD: Final = int(wire.Found.HEAD)
 _NOTHING: Final = int(wire.Found.NOTHING)
@@ -44,10 +46,11 @@ class GetOperation(InFlight):
         request: "Request",
         place: Place,
         r: int,
+        anew: Callable[[], None],
         floor: Clock = EMPTY,
         floor_round: int = 0,
     ) -> None:
-        super().__init__(coordinator, request, place)
+        super().__init__(coordinator, request, place, anew)
         topology = coordinator.topology
         self._machine = GetQuorum(
             topology.staying_first(place.owners),
@@ -86,7 +89,7 @@ class GetOperation(InFlight):
                 continue
             request_id = link.request(
                 _READ,
-                wire.pack_read(request.key, whole),
+                self._place.row + wire.pack_read(request.key, whole),
                 remaining_ms,
                 partial(self._replied, node),
                 request.trace,
@@ -100,9 +103,16 @@ class GetOperation(InFlight):
     def _read_here(self, obj: bytes | None) -> None:
         if self._finished:  # it had to be loaded, and that took too long
             return
-        machine = self._machine
+        machine, place = self._machine, self._place
+        if self._coordinator.topology.digest(place.partition) != place.row:
+            if self._again():  # learned meanwhile
+                return
+            self._ask_all(machine.failed(machine.local))
+            self._after_reply()
+            return
         try:
-            if not self._coordinator.counts(self._place.partition):
+            owner = machine.local in place.owners
+            if owner and not self._coordinator.counts(place.partition):
                 asks = machine.failed(machine.local)
             else:
                 rounds, partition = self._coordinator.replica.rounds, self._place.partition
@@ -140,12 +150,20 @@ class GetOperation(InFlight):
                     asks = machine.replied(node, None, None, reap_round, committed)
                 else:
                     asks = machine.failed(node)
+            elif kind == _ERROR and self._other_row(node, payload, partial(self._lost, node)):
+                return
             else:
-                self._coordinator.reply_was_no(node, kind, payload)
+                if kind != _ERROR or not self._is_moving(payload):
+                    self._coordinator.reply_was_no(node, kind, payload)
                 asks = machine.failed(node)
         except Corrupt:
             asks = machine.failed(node)
         self._ask_all(asks)
+        self._after_reply()
+
+    def _lost(self, node: int) -> None:
+        """Nothing comes from `node` for this read any more."""
+        self._ask_all(self._machine.failed(node))
         self._after_reply()
 
     def _after_reply(self) -> None:
@@ -153,7 +171,7 @@ class GetOperation(InFlight):
         if machine.ready and not self._answered:
             self._succeed()
         if machine.settled:
-            if not self._answered:
+            if not self._answered and not self._again_soon():
                 self._fail()
             self._finish()
 
@@ -250,7 +268,9 @@ class GetOperation(InFlight):
             # Nothing from before a promise is sent after it, not even to a disk that
             # has lost its own: what a later round reaps must be nowhere on its way.
             return
-        payload = wire.pack_write(key, obj, NOBODY, self._machine.reap_round, False)
+        payload = self._place.row + wire.pack_write(
+            key, obj, NOBODY, self._machine.reap_round, False
+        )
         for node in stale:
             if node == self._machine.local:
                 reap_round = self._machine.reap_round

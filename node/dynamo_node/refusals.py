@@ -8,6 +8,7 @@ from dynamo_core import wire
 from dynamo_core.errors import DynamoError
 from dynamo_core.frames import RingName
 from dynamo_core.outcomes import Kind
+from dynamo_core.slots import Row
 from dynamo_core.wire import Code
 
 
@@ -55,3 +56,26 @@ class ReapedError(PeerRefusal):
 
     def reply(self) -> bytes:
         return wire.pack_reaped(self.ring, self.reap_round)
+
+
+class MovedError(PeerRefusal):
+    """This node holds no slot of the partition, or not any more."""
+
+    code = Code.MOVED
+
+    def __init__(self) -> None:
+        super().__init__("this node holds no slot of the partition now")
+
+
+class OtherRowError(PeerRefusal):
+    """Asked under other tokens than this node knows; both join what they know, then again."""
+
+    code = Code.OTHER_ROW
+
+    def __init__(self, partition: int, row: Row) -> None:
+        super().__init__(f"partition {partition}: other tokens are known here")
+        self.partition = partition
+        self.row = row
+
+    def reply(self) -> bytes:
+        return wire.pack_other_row(self.partition, self.row)

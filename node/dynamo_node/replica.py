@@ -8,6 +8,7 @@ most are answered at once and a task for each would cost more than the work.
 Forbidden here: the network, and who is asked for what.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -81,10 +82,16 @@ class Replica:
         self.hints = HintStore(disk.store, self._turns, self.rounds, hints_bytes_max)
         self.ring_name: Callable[[], RingName] = lambda: NO_RING
         """The ring in force, which stamps hints."""
+        self.refusal: Callable[[int, bytes | None, bool], DynamoError | None] = (
+            lambda partition, row, mint: None
+        )
+        """Why (partition, row that was named, whether to mint) can't be written here now."""
         self.on_change: list[Change] = []
         """Told (digest + key, old object, new object) before a change is put into the batch."""
         self.on_emptied: list[Callable[[int, bytes, bytes], None]] = []
         """Told (partition, start, end) before all places start <= place < end are deleted."""
+        self.emptied: Counter[int] = Counter()
+        """How often each partition's records were deleted unread since this start."""
         self.on_new_incarnation: Callable[[bytes], None] = lambda incarnation: None
         self.keys: int | None = None
         """Keys with a record here (tombstones too); None until they are counted."""
@@ -188,11 +195,14 @@ class Replica:
         reap_round: int,
         done: Done,
         sync: bool = False,
+        row: bytes | None = None,
     ) -> None:
         """Merge a whole object from a peer; `done` once the result is safe.
 
+        `row` names the tokens under which it was asked for, None for this node's own work.
         `done` gets ReapedError when what is older than its round was reaped here,
-        ReadOnlyError when the disk takes nothing more.
+        ReadOnlyError when the disk takes nothing more, MovedError or OtherRowError when
+        the copy here isn't one to be written under that row.
         """
         if self.read_only():
             done(ReadOnlyError())
@@ -201,6 +211,9 @@ class Replica:
 
         def merged(data: bytes | None) -> None:
             partition = self.partition_of(digest)
+            if (no := self.refusal(partition, row, False)) is not None:
+                done(no)
+                return
             if self.rounds.refuses_write(partition, reap_round):
                 state = self.rounds.state(partition)
                 done(ReapedError(state.ring, state.committed))
@@ -239,6 +252,7 @@ class Replica:
         refused: Callable[[DynamoError], None],
         done: Done,
         wanted: Callable[[], bool] = lambda: True,
+        row: bytes | None = None,
     ) -> None:
         """Make a new version of `key` and put it into the batch.
 
@@ -250,6 +264,7 @@ class Replica:
         RefusedError for what the client can mend, and nothing is written. Where the
         record has to be read from disk first, and then `wanted` says no, nothing is
         written and nobody told: a write that was given up may have been deleted since.
+        An owner mints only while it counts under `row`: nothing follows a seal.
         """
         if self.read_only():
             refused(RefusedError(Kind.OVERLOADED, "this node's disk is full; nothing was written"))
@@ -262,13 +277,22 @@ class Replica:
         def mint_into(data: bytes | None) -> None:
             if not wanted():
                 return
+            partition = self.partition_of(digest)
+            no = None
+            if not hint_for:
+                no = self.refusal(partition, row, True)
+            elif row is not None:
+                no = self.hints.other_row(partition, row)
+            if no is not None:
+                refused(no)
+                return
             try:
                 held = None if data is None else records.from_bytes(data)
                 obj, dot, context = self._minted(held, write)
             except DynamoError as error:
                 refused(error)
                 return
-            reap_round = self.rounds.stamp(self.partition_of(digest))
+            reap_round = self.rounds.stamp(partition)
             if hint_for:
                 # Not bound by the limit: this is the copy that the write begins with.
                 stamp = Stamp(reap_round, *self.ring_name())
@@ -353,11 +377,15 @@ class Replica:
         """Reap the record at digest + key if its leaf is still this one; `done` once fsynced.
 
         It goes if nothing in it lives; else the spent part of its clock does, and the
-        mark with its actor's entry: whoever mints here next takes a new birth.
+        mark with its actor's entry: whoever mints here next takes a new birth. `done` gets
+        MovedError where the copy here must stay as it is.
         """
         key = skey[DIGEST_BYTES:]
 
         def reap(data: bytes | None) -> None:
+            if (no := self.refusal(self.partition_of(skey), None, False)) is not None:
+                done(no)
+                return
             try:
                 held = None if data is None else records.from_bytes(data)
                 if held is not None and objects.leaf(key, objects.head_of(held.obj)) == leaf:
@@ -386,6 +414,7 @@ class Replica:
         Its places are start <= place < end. Nobody sees one of them any more, not even
         who is waiting for it already; what is written from now on stays.
         """
+        self.emptied[partition] += 1
         for told in self.on_emptied:
             told(partition, start, end)
         self._turns.emptied(OBJECTS, start, end)

@@ -39,6 +39,8 @@ class Rings:
         self._topology = node.topology
         self._lock = asyncio.Lock()
         self._exchanging: set[int] = set()
+        self.left = False
+        """Whether a higher ring than the one held names this node no more, not even as leaving."""
 
     async def post(self, ring: Ring) -> None:
         """A publisher's next ring: its parent must be the ring held here.
@@ -100,23 +102,26 @@ class Rings:
     async def adopt(self, ring: Ring, persist: bool) -> None:
         """Take up a ring; `persist` unless it came from this disk. Raises CallerError."""
         node = self._node
-        me = ring.member_named(node.config.name)
+        me = ring.node_named(node.config.name)
+        self.left = me is None and self._topology.ring is not None
         if me is None:
             names = ", ".join(m.name for m in ring.members[:10])
             raise CallerError(
                 f"the ring of epoch {ring.epoch} has no member {node.config.name!r} ({names})"
             )
         self._check_fixed(ring)
+        node.replica.ring_has(ring.partitions)
+        node.trees.ring_has(ring.partitions)
+        renumbered = self._topology.number != me.number
+        founder = False
         if not node.standing.known:
             # In one batch with the ring: whether this disk is believed follows from
             # the first one it sees.
             whole = not node.disk.store.fell_behind
-            node.standing.begin(ring, me.number, node.disk.disk_id if whole else "")
+            founder = node.standing.begin(ring, me.number, node.disk.disk_id if whole else "")
+        node.custodies.adopt(ring, me.number, founder)
         if persist:
             await node.disk.keep_ring(ring)
-        node.replica.ring_has(ring.partitions)
-        node.trees.ring_has(ring.partitions)
-        renumbered = self._topology.number != me.number
         gone = self._topology.adopt(ring, me.number, lambda n: self._link(ring, n))
         for link in self._topology.links.values():
             if not link.started:
@@ -132,26 +137,33 @@ class Rings:
             me.number,
             "; recovering" if node.recovering else "",
         )
+        node.pulling.wake()
         if node.replica.minter is None or renumbered:
             node.in_background(node.births.take_up())
 
     def _link(self, ring: Ring, number: int) -> Link:
         link = Link(
-            ring.member(number),
+            ring.node(number),
             self._node.identity,
             lambda: self._topology.name,
             self._node.config.timing.suspect_ms / 1000,
             lambda: self._node.outside.random_bytes(16),
         )
 
-        def up(_: Link) -> None:
+        def up(link: Link) -> None:
+            if self._node.custodies.blank:
+                self._node.in_background(self._told_all(link.member.number))
             self._node.handoff.wake()
             self._node.recovery.wake()
+            self._node.pulling.wake()
             self._node.reaper.copies.wake()
 
         link.on_up = up
         link.on_replaced = self._node.births.taken_for_replaced
         return link
+
+    async def _told_all(self, number: int) -> None:
+        await self._node.rows.sync(number)
 
     def exchange(self, number: int, teach: bool) -> None:
         """A peer's ring differs: teach it, or learn from it.
@@ -168,8 +180,11 @@ class Rings:
             if link is None or ring is None:
                 return
             if teach:
+                await self._node.rows.sync(number)
                 await link.ask(Type.RING, ring.to_bytes(), RING_TIMEOUT_S)
                 return
+            # Its rows first: a ring that was passed over here may have given somebody up.
+            await self._node.rows.sync(number)
             kind, payload = await link.ask(Type.RING, b"", RING_TIMEOUT_S)
             if kind == Type.RING_REPLY and payload:
                 try:
@@ -178,6 +193,11 @@ class Rings:
                     log.warning("the ring of %s is refused: %s", link.member.name, error)
         finally:
             self._exchanging.discard(number)
+
+    def noticed(self, number: int, theirs: RingName) -> None:
+        """A peer's frame names another ring than the one held here: whoever is behind learns."""
+        if number in self._topology.links:
+            self.exchange(number, teach=theirs < self._topology.name)
 
     def differ(self, caller: Inbound, frame: Frame) -> bool:
         """Whether sender and receiver hold different rings; the sender is told, and mends that."""

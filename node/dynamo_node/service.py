@@ -17,9 +17,11 @@ from dynamo_core.frames import Frame, RingName
 from dynamo_core.handshake import Hello, Identity
 from dynamo_core.records import Stamp
 from dynamo_core.ring import Ring
-from dynamo_core.wire import Code, Found, Type
+from dynamo_core.tenures import Stage
+from dynamo_core.wire import ROW_BYTES, UNCOUNTED, Code, Found, Type
 from dynamo_node.inbound import Inbound
-from dynamo_node.refusals import PeerRefusal
+from dynamo_node.refusals import OtherRowError, PeerRefusal
+from dynamo_node.topology import Place
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -93,24 +95,47 @@ class Service:
 
     # Replica
 
-    def _read(self, caller: Inbound, frame: Frame) -> None:
-        if self._node.rings.differ(caller, frame):
-            return
-        key, whole = wire.unpack_read(frame.payload)
+    def _level(self, caller: Inbound, frame: Frame, place: Place, row: bytes) -> bool:
+        """Whether sender and receiver know the same of who holds a slot of `place`.
+
+        Else the sender is told, and asks again. A ring that differs is mended beside it: who
+        holds what, and whether that counts, doesn't follow from rings.
+        """
         node = self._node
+        if (frame.epoch, frame.ring_id) != node.topology.name and caller.hello is not None:
+            node.rings.noticed(caller.hello.number, RingName(frame.epoch, frame.ring_id))
+        return not node.rows.differ(caller, frame, place.partition, row)
+
+    def _read(self, caller: Inbound, frame: Frame) -> None:
+        row, payload = frame.payload[:ROW_BYTES], frame.payload[ROW_BYTES:]
+        key, whole = wire.unpack_read(payload)
+        node = self._node
+        if node.topology.ring is None:
+            self._error(caller, frame, Code.NOT_READY, "this node has no ring yet")
+            return
         place = node.topology.place(key)
         request_id = frame.request_id
+        if not self._level(caller, frame, place, row):
+            return
+        if not place.counts and (code := self._unable(place)) is not None:
+            self._error(caller, frame, code, "")
+            return
         loop, latencies = self._loop, node.slices.admission.local
         began = loop.time()
 
         def read(obj: bytes | None) -> None:
             latencies.add(loop.time() - began)
+            if node.topology.digest(place.partition) != row:  # it changed while it was read
+                error = OtherRowError(place.partition, node.topology.row(place.partition))
+                caller.reply(request_id, Type.ERROR, error.reply())
+                return
             rounds = node.replica.rounds
             reap_round, committed = (
                 rounds.stamp(place.partition),
                 rounds.committed(place.partition),
             )
-            if not node.reaper.copies.answers(place.partition):
+            owner = node.topology.number in place.owners
+            if owner and not node.reaper.copies.answers(place.partition):
                 reply = wire.pack_read_reply(Found.ABSTAINS, reap_round)
             elif obj is None:
                 reply = wire.pack_read_reply(Found.NOTHING, reap_round, b"", committed)
@@ -131,12 +156,28 @@ class Service:
 
         node.replica.read(key, place.digest, place.owners, read, damaged)
 
+    def _unable(self, place: Place) -> Code | None:
+        """What a read is answered with by a node that doesn't count, if not as a stand-in."""
+        node = self._node
+        custody = node.custodies.of(place.partition)
+        if node.topology.number not in place.owners:
+            return Code.MOVED if custody.has_copy else None  # it may keep hints
+        if custody.seals:
+            return Code.MOVED
+        taken = any(held.stage == Stage.TAKEN for held in custody.held.values())
+        return Code.NOT_YET if taken else None  # who is recovering abstains
+
     def _write(self, caller: Inbound, frame: Frame) -> None:
-        if self._node.rings.differ(caller, frame):
+        row, payload = frame.payload[:ROW_BYTES], frame.payload[ROW_BYTES:]
+        write = wire.unpack_write(payload)
+        node = self._node
+        if node.topology.ring is None:
+            self._error(caller, frame, Code.NOT_READY, "this node has no ring yet")
             return
-        write = wire.unpack_write(frame.payload)
-        place = self._node.topology.place(write.key)
+        place = node.topology.place(write.key)
         request_id = frame.request_id
+        if not self._level(caller, frame, place, row):
+            return
         loop, admission = self._loop, self._node.slices.admission
         began = loop.time()
         if write.sync:  # only background work asks for it
@@ -149,26 +190,50 @@ class Service:
             else:
                 admission.local.add(now - began)
             if error is None:
-                caller.reply(request_id, Type.WRITTEN, b"")
+                counts = write.hint_for or place.counts
+                caller.reply(request_id, Type.WRITTEN, b"" if counts else UNCOUNTED)
             elif isinstance(error, PeerRefusal):
                 caller.reply(request_id, Type.ERROR, error.reply())
             else:
                 self._error(caller, frame, Code.STORAGE, str(error))
 
-        replica = self._node.replica
-        if write.hint_for and write.hint_for != self._node.topology.number:
+        replica, me = node.replica, node.topology.number
+        target = write.hint_for if write.hint_for != me else 0
+        if not target and not place.counts and self._stands_in_for_itself(place):
+            if write.sync:  # in the background: that is tried again
+                self._error(caller, frame, Code.NOT_YET, "this node doesn't count yet")
+                return
+            target = me
+        if target and target != me and node.leaving:
+            # Whoever asks has an older ring. A leaver may have been found drained already.
+            self._error(caller, frame, Code.STALE_RING, "this node is leaving: it keeps no hints")
+            return
+        if target:
             replica.hints.keep(
                 write.key,
                 place.digest,
-                write.hint_for,
+                target,
                 write.obj,
-                Stamp(write.reap_round, *self._node.topology.name),
+                Stamp(write.reap_round, *node.topology.name),
                 written,
                 sync=write.sync,
-                over=write.over,
+                over=write.over or target == me,
+                row=row,
             )
         else:
-            replica.merge(write.key, place.digest, write.obj, write.reap_round, written, write.sync)
+            replica.merge(
+                write.key, place.digest, write.obj, write.reap_round, written, write.sync, row
+            )
+
+    def _stands_in_for_itself(self, place: Place) -> bool:
+        """Whether this owner may yet empty the copy that it has, or has none.
+
+        It lost its disk, or was given the slot of a dead node. What W counts has to stay, so
+        it is kept as a hint for this very node until the copy counts.
+        """
+        node = self._node
+        keeps = node.custodies.of(place.partition).keeps
+        return node.topology.number in place.owners and not keeps
 
     # Operations
 
@@ -224,7 +289,7 @@ class Service:
                 await disk.granted(lease.number, lease.incarnation) > lease.held_until
                 or self.is_replaced(lease.number, lease.incarnation)
                 # What this node granted before may have gone with the disk it had then.
-                or self._node.standing.recovering
+                or self._node.recovering
             )
             if not stale:
                 await disk.grant(lease.number, lease.incarnation, lease.wanted_until)

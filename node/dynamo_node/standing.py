@@ -66,14 +66,19 @@ class Standing:
         """Partitions that were taken up again although too few complete replicas were left."""
         return self._losses
 
-    def begin(self, ring: Ring, number: int, disk_id: str) -> None:
-        """The first ring that this disk sees; in the same batch as the ring itself."""
-        me = ring.member(number)
+    def begin(self, ring: Ring, number: int, disk_id: str) -> bool:
+        """The first ring that this disk sees; in the same batch as the ring itself.
+
+        True if the ring names this very disk as one that the cluster was made with.
+        """
+        me = ring.node(number)
         founder = any(entry.number == number and entry.event == "created" for entry in ring.history)
         self.known = True
-        if not (me.disk_id == disk_id and founder):
+        whole = founder and me.disk_id == disk_id
+        if not whole:
             self._lacking = dict.fromkeys(range(ring.partitions), Lack.EMPTY)
         self._put()
+        return whole
 
     def unclean(self, partitions: Iterable[int]) -> None:
         """What was written last may be gone from these; durable with the tick's batch."""
@@ -86,6 +91,12 @@ class Standing:
         self._lacking[partition] = Lack.EMPTY
         self._merged.discard(partition)
         self._put()
+
+    def claimed(self, partition: int) -> None:
+        """A slot was taken without a seal: what is here, if anything, lacks what others have."""
+        if self.lack(partition) != Lack.EMPTY:
+            self._lacking[partition] = Lack.EMPTY
+            self._put()
 
     def merged(self, partition: int) -> bool:
         """Whether what another owner holds was merged here since this copy doesn't count."""
@@ -114,6 +125,12 @@ class Standing:
         if possible_loss:
             self._losses |= {partition}
         self._put()
+
+    def handed_over(self, partition: int) -> None:
+        """Somebody else has all that was here, and the doubt about it, if there was one."""
+        if partition in self._losses:
+            self._losses -= {partition}
+            self._put()
 
     def accepted(self, partition: int) -> bool:
         """A person accepts what may be missing; False when there was nothing to accept."""

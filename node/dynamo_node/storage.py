@@ -44,6 +44,7 @@ TREES: Final = "trees"
 """Segments of the hash trees; a disk from before them gets the family at its next opening."""
 FAMILIES: Final = (OBJECTS, HINTS, META, TREES)
 
+STORED_BYTES: Final = ("rocksdb.estimate-live-data-size", "rocksdb.cur-size-all-mem-tables")
 STALL_RETRY_S: Final = 0.005
 GATHER_S: Final = 0.001
 """Shortest time between two fsyncs' beginnings: under load more writes share each."""
@@ -245,6 +246,16 @@ class Store:
                 iterator = None  # as in `scan`
 
         return await self._loop.run_in_executor(self._loaders, counted)
+
+    def stored_bytes(self) -> int:
+        """About how much the objects take, on disk and in memory; 0 of a closed store.
+
+        What a deleted range took counts until compaction.
+        """
+        if self._closed or self._broken is not None:
+            return 0
+        objects = self._families[OBJECTS]
+        return sum(objects.property_int_value(name) or 0 for name in STORED_BYTES)
 
     def _check_open(self) -> None:
         if self._closed or self._broken is not None:

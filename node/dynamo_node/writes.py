@@ -18,7 +18,7 @@ from dynamo_core.records import NOBODY, Stamp
 from dynamo_core.versions import EMPTY, Clock
 from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST
-from dynamo_node.refusals import PeerRefusal, RefusedError
+from dynamo_node.refusals import MovedError, OtherRowError, PeerRefusal, RefusedError
 from dynamo_node.replica import NewWrite
 from dynamo_node.topology import Place
 
@@ -68,14 +68,17 @@ class PutOperation(InFlight):
         place: Place,
         w: int,
         write: NewWrite,
+        anew: Callable[[], None],
         unable: Callable[[Outcome], bool] | None = None,
     ) -> None:
         """`unable` hands the write on where this node can't coordinate, if it can."""
-        super().__init__(coordinator, request, place)
+        super().__init__(coordinator, request, place, anew)
         self._write = write
         self._unable = unable
         topology = coordinator.topology
-        self._machine = PutQuorum(place.owners, place.others, topology.number, w, topology.healthy)
+        self._machine = PutQuorum(
+            place.owners, place.others, topology.number, w, topology.healthy, place.counts
+        )
         self._obj = b""
         self._payload = b""
         self._bytes = 0
@@ -104,6 +107,7 @@ class PutOperation(InFlight):
                 self._refused,
                 partial(self._local_done, local.hint_for),
                 self._wanted,
+                self._place.row,
             )
         except DynamoError as error:  # the store is broken
             self._refused(error)
@@ -118,16 +122,37 @@ class PutOperation(InFlight):
         self._bytes = len(obj)
         coordinator.writing_bytes += self._bytes
         self._reap_round = self._minted_round = reap_round
-        self._payload = wire.pack_write(key, obj, NOBODY, reap_round, False)
+        self._payload = self._place.row + wire.pack_write(key, obj, NOBODY, reap_round, False)
         self._token = coordinator.keyring.seal(
             key, context.to_bytes(), reap_round, coordinator.topology.number
         )
         self._send_all(self._sends)
+        self._send_ahead()
+
+    def _send_ahead(self) -> None:
+        """To those that are to hold a slot soon as well, so that little is left to hand over.
+
+        Nobody counts on it: what they miss until the seal, they find when they take over.
+        """
+        coordinator, place = self._coordinator, self._place
+        for node in place.incoming:
+            link = coordinator.topology.links.get(node)
+            if link is not None and link.healthy:
+                patience_ms = coordinator.straggler_ms
+                request_id = link.request(_WRITE, self._payload, patience_ms, _nobody_counts_on)
+                coordinator.alarms.at(
+                    coordinator.loop.time() + patience_ms / 1000, partial(link.forget, request_id)
+                )
 
     def _refused(self, error: DynamoError) -> None:
         """Nothing was written, nor left this node."""
         if self._finished:
             return
+        if isinstance(error, MovedError | OtherRowError):
+            # A seal, or what was learned, came before it: whoever holds the key now.
+            self._moving = True
+            if self._again() or self._again_soon():
+                return
         if isinstance(error, RefusedError):
             outcome = Outcome(error.kind, detail=str(error))
         else:
@@ -171,7 +196,7 @@ class PutOperation(InFlight):
                 continue
             payload = self._payload
             if hint_for:
-                payload = wire.pack_write(
+                payload = self._place.row + wire.pack_write(
                     request.key, self._obj, hint_for, self._reap_round, False, over
                 )
             link = coordinator.topology.links.get(node)
@@ -196,13 +221,21 @@ class PutOperation(InFlight):
         node, hint_for, _ = send
         self._asked.pop(node, None)
         if kind == _WRITTEN:
-            if machine.acked(node, hint_for):
+            if machine.acked(node, hint_for, payload != wire.UNCOUNTED):
                 self._succeed()
+        elif kind == _ERROR and self._other_row(node, payload, partial(self._lost, node, hint_for)):
+            return
         elif not self._reaped(send, kind, payload):
-            self._coordinator.reply_was_no(node, kind, payload)
+            if kind != _ERROR or not self._is_moving(payload):
+                self._coordinator.reply_was_no(node, kind, payload)
             full = kind == _ERROR and payload[:1] == _NO_ROOM
             gone = machine.no_room if full else machine.failed
             self._send_all(gone(node, hint_for))
+        self._after_reply()
+
+    def _lost(self, node: int, hint_for: int) -> None:
+        """`node` will not take its part: somebody else does."""
+        self._send_all(self._machine.failed(node, hint_for))
         self._after_reply()
 
     def _stamp(self) -> int:
@@ -270,7 +303,9 @@ class PutOperation(InFlight):
 
     def _resend(self, sends: list[Send], obj: bytes, reap_round: int) -> None:
         self._obj, self._reap_round = obj, reap_round
-        self._payload = wire.pack_write(self._request.key, obj, NOBODY, reap_round, False)
+        self._payload = self._place.row + wire.pack_write(
+            self._request.key, obj, NOBODY, reap_round, False
+        )
         self._send_all(sends)
 
     def _alone(self) -> bytes:
@@ -285,7 +320,7 @@ class PutOperation(InFlight):
         if self._machine.settled and not self._answered:
             self._send_all(self._machine.hedge())  # whoever acknowledged may be spare by now
         if self._machine.settled:
-            if not self._answered:
+            if not self._answered and not self._again_soon():
                 self._fail()
             self._finish()
 
@@ -337,9 +372,17 @@ class PutOperation(InFlight):
         """A hint beyond W; where it can't be kept a mark says that its owner misses something."""
         coordinator, place = self._coordinator, self._place
         hints = coordinator.replica.hints
+        stamp = Stamp(self._reap_round, *coordinator.topology.name)
+        keep = partial(hints.keep, self._request.key, place.digest, hint_for, self._obj, stamp)
+
+        def marked(error: BaseException | None) -> None:
+            if isinstance(error, PeerRefusal | Corrupt):
+                hints.mark(hint_for, place.partition)
 
         def kept(error: BaseException | None) -> None:
-            if isinstance(error, PeerRefusal | Corrupt):  # else the store is broken
+            if isinstance(error, OtherRowError):  # it is kept, and counts for nothing
+                keep(marked)
+            elif isinstance(error, PeerRefusal | Corrupt):  # else the store is broken
                 hints.mark(hint_for, place.partition)
             if self._finished:
                 return
@@ -351,8 +394,7 @@ class PutOperation(InFlight):
             if machine.local not in place.owners:  # else nobody has waited for it
                 self._after_reply()
 
-        stamp = Stamp(self._reap_round, *coordinator.topology.name)
-        hints.keep(self._request.key, place.digest, hint_for, self._obj, stamp, kept)
+        keep(kept, row=place.row)
 
     def _succeed(self) -> None:
         machine = self._machine
@@ -388,3 +430,7 @@ class PutOperation(InFlight):
         coordinator.writing -= 1
         coordinator.writing_bytes -= self._bytes
         self._obj = self._payload = b""
+
+
+def _nobody_counts_on(kind: int, payload: bytes) -> None:
+    """See `PutOperation._send_ahead`."""

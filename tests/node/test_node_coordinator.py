@@ -10,15 +10,16 @@ from tests.node.hooked_rocksdb import HookedRocksDB
 
 from dynamo_core.actors import Minter
 from dynamo_core.outcomes import Kind, Outcome
-from dynamo_core.placement import Candidate, first_ring
-from dynamo_core.ring import position
+from dynamo_core.placement import Candidate, first_ring, next_ring
+from dynamo_core.ring import Member, position
+from dynamo_core.slot_table import SlotTable
 from dynamo_core.wire import Op, Operation
 from dynamo_node import storage
 from dynamo_node.config import parse
 from dynamo_node.coordinator import Coordinator
 from dynamo_node.disk import Disk
 from dynamo_node.replica import Replica
-from dynamo_node.storage import OBJECTS, Store
+from dynamo_node.storage import HINTS, OBJECTS, Store
 from dynamo_node.topology import Topology
 
 pytestmark = pytest.mark.timeout(20)
@@ -57,6 +58,9 @@ async def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     candidate = Candidate("n", "", "1", "127.0.0.1", 1, 2, 3, disk.disk_id)
     ring = first_ring("ab" * 16, "c", [candidate], 1, 16, "2026-01-01T00:00:00Z")
     topology = Topology()
+    topology.table = SlotTable(ring.partitions)
+    topology.table.adopt(ring)
+    topology.counting.update(range(ring.partitions))
     topology.adopt(ring, 1, lambda number: pytest.fail("no peers"))
     replica = Replica(disk, config.limits)
     replica.minter = Minter(1, b"incarn-1", 1, 1 << 30)
@@ -91,6 +95,39 @@ async def test_put_get_delete(alone: Alone) -> None:
         Kind.WRITTEN,
         Kind.ABSENT,
     ]
+
+
+class _Down(NamedTuple):
+    """A link to a node that can't be reached."""
+
+    member: Member
+    healthy: bool = False
+
+
+@pytest.mark.parametrize("forwarded", [False, True])
+async def test_a_leaver_that_holds_nothing_of_a_key_writes_nothing_down(
+    alone: Alone, forwarded: bool
+) -> None:
+    """It may have been found drained a moment ago: its copy would go with it, acknowledged."""
+    topology = alone.coordinator.topology
+    old = topology.ring
+    assert old is not None
+    me = old.members[0]
+    stays = Candidate("other", "", "1", "127.0.0.1", 4, 5, 6, "11" * 16)
+    mine = Candidate("n", "", "1", "127.0.0.1", 1, 2, 3, me.disk_id)
+    at = "2026-01-01T00:00:00Z"
+    first = first_ring("ab" * 16, "c", [stays], 1, 16, at)
+    topology.table = SlotTable(first.partitions)
+    topology.table.adopt(first)  # the other holds everything
+    topology.counting.clear()
+    ring = next_ring(next_ring(first, [stays, mine], at), [stays], at)
+    assert [member.name for member in ring.leaving] == ["n"]
+    topology.adopt(ring, 2, lambda number: _Down(ring.member(number)))  # type: ignore[arg-type, return-value]
+    alone.coordinator.operate(_put(b"k"), 200, alone.answers.append, forwarded=forwarded)
+    outcomes = await alone.settled()
+    assert [outcome.kind for outcome in outcomes] == [Kind.UNAVAILABLE]
+    assert "this node is leaving" in outcomes[0].detail
+    assert alone.store.scan(HINTS, b"", b"\xff" * 32, 10) == []
 
 
 async def test_a_damaged_record_is_a_503_and_is_answered_once(alone: Alone) -> None:

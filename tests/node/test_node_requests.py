@@ -17,7 +17,7 @@ from dynamo_core.rounds import Rounds
 from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Op, Operation, Type
 from dynamo_node.config import parse
-from dynamo_node.coordinator import Coordinator
+from dynamo_node.coordinator import Coordinator, Request
 from dynamo_node.links import LOST
 from dynamo_node.refusals import ReapedError, RefusedError
 from dynamo_node.topology import Place
@@ -54,10 +54,14 @@ class FakeLink:
         self.waiting.pop(request_id, None)
 
 
+ROW = b"the row!"
+
+
 class FakeTopology:
     """This is node `number`; owners are 1, 2, 3 and the rest is 4, or what the test says."""
 
     name = NO_RING
+    leaver = False
     others: tuple[int, ...] = (4,)
 
     def __init__(self, number: int, links: dict[int, FakeLink]) -> None:
@@ -66,7 +70,11 @@ class FakeTopology:
         self.ring = cast(Any, type("Ring", (), {"replication": 3}))
 
     def place(self, key: bytes) -> Place:
-        return Place(position(key), 0, (1, 2, 3), self.others)
+        counts = self.number in (1, 2, 3)
+        return Place(position(key), 0, (1, 2, 3), self.others, (), ROW, counts)
+
+    def digest(self, partition: int) -> bytes:
+        return ROW
 
     def healthy(self, number: int) -> bool:
         return True
@@ -104,6 +112,7 @@ class FakeReplica:
         refused: Any,
         done: Any,
         wanted: Any,
+        row: bytes,
     ) -> None:
         def go() -> None:
             if not wanted():
@@ -128,7 +137,16 @@ class FakeReplica:
         self.rounds.take(partition, reap_round)
         then()
 
-    def keep(self, key: Any, digest: Any, target: int, obj: bytes, stamp: Any, done: Any) -> None:
+    def keep(
+        self,
+        key: Any,
+        digest: Any,
+        target: int,
+        obj: bytes,
+        stamp: Any,
+        done: Any,
+        row: bytes | None = None,
+    ) -> None:
         assert obj, "a hint without an object"
         if self.keeps is None:
             self.kept.append(target)
@@ -366,14 +384,14 @@ class Reaped(FakeLink):
 
     def request(self, kind: int, payload: bytes, *rest: Any) -> int:
         self.while_asked()
-        old = wire.unpack_write(payload).reap_round < self.reap_round
+        old = wire.unpack_write(payload[wire.ROW_BYTES :]).reap_round < self.reap_round
         no = int(Type.ERROR), wire.pack_reaped(NO_RING, self.reap_round)
         self.answer = no if old else WRITTEN
         return super().request(kind, payload, *rest)
 
     def taken(self) -> wire.Write:
         assert len(self.payloads) == 2, "refused once, then taken"
-        return wire.unpack_write(self.payloads[-1])
+        return wire.unpack_write(self.payloads[-1][wire.ROW_BYTES :])
 
 
 def _minting(obj: bytes) -> FakeReplica:
@@ -408,7 +426,7 @@ async def test_a_round_that_a_stand_in_has_promised_is_taken_before_anything_car
 async def test_what_w_needs_stays_over_the_limit_when_it_is_sent_under_another_round() -> None:
     class Full(Reaped):
         def request(self, kind: int, payload: bytes, *rest: Any) -> int:
-            if wire.unpack_write(payload).over:
+            if wire.unpack_write(payload[wire.ROW_BYTES :]).over:
                 return super().request(kind, payload, *rest)
             self.answer = int(Type.ERROR), wire.pack_error(wire.Code.NO_ROOM)
             return FakeLink.request(self, kind, payload, *rest)
@@ -416,7 +434,11 @@ async def test_what_w_needs_stays_over_the_limit_when_it_is_sent_under_another_r
     links = {2: FakeLink((LOST, b"")), 3: FakeLink((LOST, b"")), 4: Full(5)}
     outcome = await _answer(_coordinator(1, links, _minting(objects.to_bytes(BESIDE))), Op.PUT)
     assert (outcome.kind, outcome.standin) == (Kind.WRITTEN, 1)
-    assert [wire.unpack_write(sent).over for sent in links[4].payloads] == [False, True, True]
+    assert [wire.unpack_write(sent[wire.ROW_BYTES :]).over for sent in links[4].payloads] == [
+        False,
+        True,
+        True,
+    ]
 
 
 async def test_whoever_is_spare_by_the_last_answer_is_asked_before_a_write_fails() -> None:
@@ -428,7 +450,8 @@ async def test_whoever_is_spare_by_the_last_answer_is_asked_before_a_write_fails
     coordinator.operate(Operation(Op.PUT, KEY, quorum=3, value=b"v"), 200, answers.append)
     await asyncio.sleep(0.1)
     assert [(a.kind, a.primary, a.standin) for a in answers] == [(Kind.WRITTEN, 2, 1)]
-    assert [wire.unpack_write(sent).hint_for for sent in links[4].payloads] == [2, 3]
+    sent = [wire.unpack_write(payload[wire.ROW_BYTES :]) for payload in links[4].payloads]
+    assert [write.hint_for for write in sent] == [2, 3]
 
 
 @pytest.mark.parametrize("kept", [None, Corrupt("a damaged hint")])
@@ -438,7 +461,7 @@ async def test_a_write_waits_for_the_hint_by_which_its_coordinator_counts(
     later: list[Callable[[], None]] = []
 
     class Slow(FakeReplica):
-        def keep(self, *args: Any) -> None:
+        def keep(self, *args: Any, **row: Any) -> None:
             later.append(lambda: args[-1](kept))
 
     # It is no owner, stands for 1, which answers as well, and so has to stand for 3.
@@ -515,3 +538,15 @@ async def test_a_stand_in_that_can_not_coordinate_hands_the_write_to_another() -
     silent = {2: FakeLink(None), 4: FakeLink(None)}
     outcome = await _answer(_coordinator(5, silent, replica), Op.PUT, 100)
     assert outcome.kind == Kind.UNAVAILABLE
+
+
+async def test_nothing_is_begun_anew_after_its_time() -> None:
+    """Slots moved, and the loop lagged meanwhile until the request's time was over."""
+    coordinator = _coordinator(1, {}, FakeReplica())
+    answers: list[Outcome] = []
+    begun: list[int] = []
+    for timeout_ms in (0, 1000):
+        request = Request(coordinator.loop, KEY, timeout_ms, b"", answers.append)
+        coordinator._guarded(request, lambda timeout_ms=timeout_ms: begun.append(timeout_ms))
+    assert begun == [1000]
+    assert [answer.kind for answer in answers] == [Kind.UNAVAILABLE]
