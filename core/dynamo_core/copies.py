@@ -8,7 +8,7 @@ disks). What an owner does with such a copy of its own is `returning`.
 Forbidden here: the network and the disk.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from struct import Struct
 from struct import error as struct_error
 from typing import Final, NamedTuple
@@ -24,9 +24,16 @@ from dynamo_core.rounds import (
     state_from_bytes,
     state_to_bytes,
 )
+from dynamo_core.slots import Row, pack_rows, unpack_rows
+
+MANY_MAX: Final = 1024
+"""Partitions that one KEPT asks about: its answer is some 150 KB if every one is reaped."""
 
 _HOLDING: Final = Struct(">BH")
 _PARTITION: Final = Struct(">H")
+_ONE: Final = Struct(">8sH")
+_COUNT: Final = Struct(">H")
+_ASKED: Final = Struct(">H8s")
 _LACK_BITS: Final = 0x0F
 _MERGED: Final = 0x10
 _SURE: Final = 0x20
@@ -61,9 +68,36 @@ def too_old(holdings: Mapping[int, Holding]) -> list[int]:
     return sorted(o for o, holding in holdings.items() if not holding.agreed_to(newest))
 
 
-# KEPT: nothing, or u16 partition. Its reply for one partition: a holding, rest the list if one
-# is kept; for all: each u16 partition | a holding, wherever it isn't COMPLETE.
+# KEPT of one partition: 8 row | u16 partition. Its reply: a holding, rest the list if one is kept.
+# KEPT of many: u16 n | n times u16 partition | 8 row. Its reply: u16 n | n times u16 partition |
+# a holding; rest the rows (`slots.pack_rows`) of partitions of which another one is known there.
+# What is asked for and in neither part is COMPLETE.
 # A holding: u8 lack, 0x10 merged, 0x20 sure | u16 length | state.
+
+
+def pack_one(partition: int, row: bytes) -> bytes:
+    """KEPT of one partition; `row` names the tokens under which it is asked."""
+    return _ONE.pack(row, partition)
+
+
+def pack_many(rows: Mapping[int, bytes]) -> bytes:
+    """KEPT of up to MANY_MAX partitions: by each what names its row."""
+    return _COUNT.pack(len(rows)) + b"".join(_ASKED.pack(p, rows[p]) for p in sorted(rows))
+
+
+def unpack_asked(payload: bytes) -> tuple[bool, dict[int, bytes]]:
+    """(whether it is of one partition, what names the row of each); raises Corrupt."""
+    try:
+        if len(payload) == _ONE.size:
+            row, partition = _ONE.unpack(payload)
+            return True, {partition: row}
+        (count,) = _COUNT.unpack_from(payload)
+        rows = dict(_ASKED.iter_unpack(payload[_COUNT.size :]))
+    except struct_error as error:
+        raise Corrupt(f"a KEPT of {len(payload)} bytes is malformed") from error
+    if len(rows) != count or count > MANY_MAX:
+        raise Corrupt(f"a KEPT claims {count} partitions and names {len(rows)}")
+    return False, rows
 
 
 def holding_to_bytes(holding: Holding) -> bytes:
@@ -94,16 +128,21 @@ def unpack_kept_reply(payload: bytes) -> tuple[Holding, Kept | None]:
     return holding, kept_from_bytes(payload[at:]) if len(payload) > at else None
 
 
-def pack_holdings(holdings: Iterable[tuple[int, Holding]]) -> bytes:
-    return b"".join(_PARTITION.pack(p) + holding_to_bytes(h) for p, h in holdings)
+def pack_holdings(holdings: Mapping[int, Holding], rows: Mapping[int, Row]) -> bytes:
+    parts = [_COUNT.pack(len(holdings))]
+    parts += (_PARTITION.pack(p) + holding_to_bytes(holdings[p]) for p in sorted(holdings))
+    return b"".join(parts) + pack_rows(rows)
 
 
-def unpack_holdings(payload: bytes) -> dict[int, Holding]:
-    """By partition; raises Corrupt."""
-    found, at = {}, 0
-    while at < len(payload):
-        if at + 2 > len(payload):
-            raise Corrupt("a list of how copies stand ends early")
-        partition = int.from_bytes(payload[at : at + 2], "big")
-        found[partition], at = _holding_from(payload, at + 2)
-    return found
+def unpack_holdings(payload: bytes) -> tuple[dict[int, Holding], dict[int, Row]]:
+    """(holdings, rows), each by partition; raises Corrupt."""
+    found: dict[int, Holding] = {}
+    try:
+        (count,) = _COUNT.unpack_from(payload)
+        at = _COUNT.size
+        for _ in range(count):
+            (partition,) = _PARTITION.unpack_from(payload, at)
+            found[partition], at = _holding_from(payload, at + _PARTITION.size)
+    except struct_error as error:
+        raise Corrupt("a list of how copies stand ends early") from error
+    return found, unpack_rows(payload[at:])

@@ -28,18 +28,22 @@ from dynamo_core.rounds import (
 CANDIDATES_MAX: Final = 500
 """Keys that one round may reap: some 530 KB with the longest keys."""
 
-_PREPARE: Final = Struct(">HQQ16s")
+_PREPARE: Final = Struct(">8sHQQ16s")
 _ANSWER: Final = Struct(">BQ")
 _INDEX: Final = Struct(">H")
 _PARTITION: Final = Struct(">H")
 
 
 class Prepare(NamedTuple):
-    """Asked of every member; `candidates` only of owners."""
+    """Asked of every member and leaving member; `candidates` only of owners.
+
+    `row` names the tokens of the partition: who its owners are follows from them.
+    """
 
     partition: int
     reap_round: int
     ring: RingName
+    row: bytes
     candidates: tuple[Listed, ...] = ()
 
 
@@ -56,19 +60,19 @@ class Answer(NamedTuple):
 
 
 def pack_prepare(prepare: Prepare) -> bytes:
-    partition, reap_round, ring, candidates = prepare
-    return _PREPARE.pack(partition, reap_round, *ring) + entries_to_bytes(candidates)
+    partition, reap_round, ring, row, candidates = prepare
+    return _PREPARE.pack(row, partition, reap_round, *ring) + entries_to_bytes(candidates)
 
 
 def unpack_prepare(payload: bytes) -> Prepare:
     try:
-        partition, reap_round, epoch, ring_id = _PREPARE.unpack_from(payload)
+        row, partition, reap_round, epoch, ring_id = _PREPARE.unpack_from(payload)
     except struct_error as error:
         raise Corrupt("a PREPARE ends early") from error
     entries = entries_from_bytes(payload[_PREPARE.size :])
     if len(entries) > CANDIDATES_MAX:
         raise Corrupt(f"a PREPARE names {len(entries)} keys; {CANDIDATES_MAX} are the most")
-    return Prepare(partition, reap_round, RingName(epoch, ring_id), entries)
+    return Prepare(partition, reap_round, RingName(epoch, ring_id), row, entries)
 
 
 def pack_answer(answer: Answer) -> bytes:
@@ -97,7 +101,7 @@ def unpack_commit(payload: bytes) -> tuple[int, Kept]:
 
 
 def unpack_partition(payload: bytes) -> int:
-    """The partition that a COMMIT, or a KEPT for one, begins with."""
+    """The partition that a COMMIT begins with."""
     if len(payload) < 2:
         raise Corrupt("a message of reaping without its partition")
     return int.from_bytes(payload[:2], "big")
@@ -113,6 +117,8 @@ class Circumstances(NamedTuple):
     """Whether its copy is complete; True for a member that owns none."""
     sure: bool = True
     """Whether its copy is known to be as new as its rounds; True for a member that owns none."""
+    slots: str = ""
+    """Why its part in who holds the partition stands in the way (`Custody.blocks_reaping`)."""
 
 
 def refusal(rounds: Rounds, prepare: Prepare, here: Circumstances) -> str:
@@ -120,6 +126,8 @@ def refusal(rounds: Rounds, prepare: Prepare, here: Circumstances) -> str:
     partition = prepare.partition
     if prepare.ring != here.ring:
         return f"holds the ring of epoch {here.ring.epoch}"
+    if here.slots:
+        return here.slots
     if here.hints:
         return f"holds {here.hints} hints of this partition"
     if here.marked:

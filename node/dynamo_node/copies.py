@@ -1,12 +1,15 @@
 """Copies: whether this node's copies are as new as their partitions' rounds (design: disks).
 
-Owns what was heard of the other owners' copies since this start, and what
-follows by `dynamo_core.returning`: a copy is unsure until enough were heard,
-catches up with a round that it agreed to, and is emptied, unread, when its disk
-is an old one. Owns KEPT, both sides, and what is asked before a recovering copy
-takes in another one. Whatever lets another node delete is said after an fsync.
+Owns what follows, by `dynamo_core.returning`, from what was heard of the other
+holders' copies since this start: a copy is unsure until enough were heard, catches up
+with a round that it agreed to, and is emptied, unread, when its disk is an old one.
+Owns what is asked before a recovering copy takes in another one.
 
-Forbidden here: agreeing on rounds (`reaper`) and pulling (`recovery`).
+Only the copy of a slot that is held is judged so: one whose tenure has ended stays as
+it is for whoever covers it, and a half-pulled one goes by its own record.
+
+Forbidden here: how others are heard (`hearing`), agreeing on rounds (`reaper`), and
+pulling (`recovery`).
 """
 
 import asyncio
@@ -14,15 +17,17 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dynamo_core import copies, reaping, returning
-from dynamo_core.copies import COMPLETE, Holding
-from dynamo_core.errors import Corrupt, DynamoError
-from dynamo_core.frames import Frame, RingName
+from dynamo_core import copies, returning
+from dynamo_core.copies import Holding
+from dynamo_core.errors import DynamoError
+from dynamo_core.frames import RingName
+from dynamo_core.merkle import EMPTY_ROOT
+from dynamo_core.recovery import Lack
 from dynamo_core.returning import Step
 from dynamo_core.rounds import Kept
-from dynamo_core.wire import Type
+from dynamo_core.slots import Row, holders
 from dynamo_node.digests import partition_range
-from dynamo_node.inbound import Inbound
+from dynamo_node.hearing import Hearing
 from dynamo_node.kept_lists import KeptLists
 from dynamo_node.links import Link
 
@@ -31,13 +36,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEPT_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 1.0
-BITE_PARTITIONS: Final = 256
 
 
 class Sources(NamedTuple):
-    """Owners whose copies may be merged now, and those whose are too old for it."""
+    """Holders whose copies may be merged now, and those whose are too old for it.
+
+    All of them know, durably, the row that is known here.
+    """
 
     wanted: list[int]
     too_old: list[int]
@@ -51,30 +57,56 @@ class Copies:
         self._rounds = node.replica.rounds
         self._lists = lists
         self._sure: set[int] = set()
-        self._heard: dict[int, dict[int, Holding]] = {}
-        """Partition -> other owner -> how its copy stands, as heard last."""
+        self.hearing = Hearing(node, self.holding)
         self._lists_heard: dict[int, dict[int, Kept | None]] = {}
         self._asked: dict[int, bytes] = {}  # peer -> incarnation that was heard of all
         self._told_by: dict[tuple[int, int], bytes] = {}  # partition, owner -> its incarnation
-        self._again: set[int] = set()
+        self._again: dict[int, set[int]] = {}
+        """Peer -> partitions of which it has committed more than was heard."""
         self._wake = asyncio.Event()
         self.waits_for: dict[int, int] = {}
         """Partition -> the round that its copy is too old for, and nobody complete was found."""
-        node.handlers[Type.KEPT] = self._tell
+        node.custodies.on_row.append(self._row_changed)
+        node.custodies.on_counts.append(self._counts_changed)
+
+    # Slots
+
+    def _row_changed(self, partition: int, row: Row) -> None:
+        """What was sure is about the copy of a slot, and of the holders then."""
+        if self._node.topology.number not in holders(row):
+            self._sure.discard(partition)
+            self.waits_for.pop(partition, None)
+        self._wake.set()
+
+    def _counts_changed(self, partition: int) -> None:
+        if not self._node.custodies.counts(partition):
+            self._sure.discard(partition)
+        self._wake.set()
+
+    def taken_over(self, partition: int) -> None:
+        """A slot of it counts here by a seal: its copy joined the rounds of one that was sure."""
+        self._now_sure(partition)
 
     # What others need to know
 
     def sure(self, partition: int) -> bool:
-        """Whether this node's copy is known to be as new as its rounds, or isn't an owner's."""
-        return partition in self._sure or partition not in self._node.topology.owned
+        """Whether this node's copy is known to be as new as its rounds, or isn't a holder's.
+
+        Where nothing was claimed yet there is no copy that could be an old one.
+        """
+        if partition in self._sure or partition not in self._node.topology.owned:
+            return True
+        return not self._node.custodies.of(partition).has_copy
 
     def answers(self, partition: int) -> bool:
-        """Whether a read may be answered from here: the copy counts, and isn't an old one.
+        """Whether a read may be answered from here: the slot and its copy count, and isn't old.
 
         One reply that is an answer by itself (R = 1) is never newer than its replica, so
         that a node which is all that is left needn't have heard the others. Once it has, an
         old copy says nothing.
         """
+        if not self._node.custodies.counts(partition):
+            return False
         if not self._node.standing.counts(partition):
             return False
         alone = self._node.config.r == 1 and partition not in self.waits_for
@@ -82,13 +114,16 @@ class Copies:
 
     def holding(self, partition: int) -> Holding:
         """How this node's own copy stands."""
-        standing = self._node.standing
-        return Holding(
-            standing.lack(partition),
-            standing.merged(partition),
-            partition in self._sure,
-            self._rounds.state(partition),
-        )
+        node = self._node
+        lack, merged = node.standing.lack(partition), node.standing.merged(partition)
+        custody = node.custodies.of(partition)
+        if not custody.counts:
+            if custody.held:
+                lack = max(lack, Lack.UNCLEAN)
+            elif not custody.seals:  # an ended copy stands as it did
+                lack = Lack.EMPTY
+            merged = merged or (not custody.held and node.trees.root(partition) != EMPTY_ROOT)
+        return Holding(lack, merged, partition in self._sure, self._rounds.state(partition))
 
     # Hearing
 
@@ -98,11 +133,11 @@ class Copies:
 
     def heard_committed(self, peer: int, partition: int, committed: int) -> None:
         """Somebody mentioned which round `peer` has committed."""
-        ring = self._node.topology.ring
-        if ring is None or committed <= self._rounds.committed(partition):
+        topology = self._node.topology
+        if topology.table is None or committed <= self._rounds.committed(partition):
             return
-        if partition < ring.partitions and peer in ring.slots[partition]:
-            self._again.add(peer)
+        if partition < topology.table.partitions and peer in topology.holders(partition):
+            self._again.setdefault(peer, set()).add(partition)
             self._wake.set()
 
     async def run(self) -> None:
@@ -121,53 +156,34 @@ class Copies:
 
     async def _hear(self) -> None:
         node = self._node
-        ring = node.topology.ring
-        if ring is None:
+        topology = node.topology
+        if topology.ring is None or topology.table is None:
             return
-        unsure = {p for p in node.topology.owned if p not in self._sure}
-        of_unsure = {o for p in unsure for o in ring.slots[p]}
-        alone = [p for p in sorted(unsure) if len(ring.slots[p]) == 1]
-        for partition in alone:
-            await self._settle(partition)
-        for number, link in sorted(node.topology.links.items()):
-            again = number in self._again or number in of_unsure
-            if link.up and (again or self._asked.get(number) != link.incarnation):
-                self._again.discard(number)
-                await self._ask_all(number)
-
-    async def _ask_all(self, number: int) -> None:
-        node = self._node
-        link, ring = node.topology.links[number], node.topology.ring
-        assert ring is not None
-        incarnation = link.incarnation
-        kind, payload = await link.ask(Type.KEPT, b"", KEPT_TIMEOUT_S)
-        if kind != Type.KEPT_REPLY:
-            node.coordinator.reply_was_no(number, kind, payload)
-            return
-        told = copies.unpack_holdings(payload)
-        bite = 0
-        for partition in range(ring.partitions):
-            if ring is not node.topology.ring:
-                return
-            if number not in ring.slots[partition]:
-                continue
-            holding = told.get(partition, COMPLETE)
-            if partition in node.topology.owned:
-                self._heard.setdefault(partition, {})[number] = holding
+        unsure = [p for p in sorted(topology.owned - self._sure) if node.custodies.of(p).held]
+        for partition in unsure:
+            if not topology.other_holders(partition):
                 await self._settle(partition)
-            else:
-                self._rounds.take(partition, holding.state.committed)
-            bite += 1
-            if bite % BITE_PARTITIONS == 0:
-                await asyncio.sleep(0)
-        self._asked[number] = incarnation
+        for number, link in sorted(topology.links.items()):
+            if not link.up:
+                continue
+            again = self._again.pop(number, set())
+            if self._asked.get(number) != link.incarnation:
+                again.update(range(topology.table.partitions))
+            again.update(unsure)
+            wanted = [p for p in sorted(again) if number in topology.holders(p)]
+            incarnation = link.incarnation
+            if await self.hearing.ask_many(number, wanted, self._settle):
+                self._asked[number] = incarnation
 
     # Judging
 
     async def _settle(self, partition: int) -> None:
         """Do what follows from what was heard; the copy is sure afterwards, or waits."""
         node, rounds = self._node, self._rounds
-        mine, heard = self.holding(partition), self._heard.get(partition, {})
+        custody = node.custodies.of(partition)
+        if not custody.held:
+            return
+        mine, heard = self.holding(partition), self.hearing.of(partition)
         newest = max((h.state.committed for h in heard.values()), default=0)
         if partition in self._sure and newest <= mine.state.committed:
             return
@@ -175,6 +191,8 @@ class Copies:
         reachable = [o for o in sorted(heard) if o in links and links[o].up]
         others = self._others(partition)
         step, reap_round, ring = returning.judge(mine, others, heard, reachable, node.config.w)
+        if step is Step.EMPTY and custody.seals:
+            step = Step.WAIT  # a successor still needs what was sealed
         if step is Step.SURE:
             rounds.take(partition, reap_round)
             self._now_sure(partition)
@@ -219,15 +237,16 @@ class Copies:
         If nobody does, its tombstones stay here for a later round; every value that they
         supersede is gone elsewhere, because all owners had agreed.
         """
-        for owner, holding in sorted(self._heard.get(partition, {}).items()):
+        for owner, holding in sorted(self.hearing.of(partition).items()):
             if holding.state.committed != reap_round:
                 continue
-            told = await self._ask_one(partition, owner)
+            told = await self.hearing.ask(partition, owner)
             if told is None or told[0].state.committed != reap_round:
                 return  # asked again, or heard otherwise
             kept = told[1] or Kept(reap_round, holding.state.ring, (), ())
             await self._lists.obey(partition, kept)
-            await self._settle(partition)
+            if self._rounds.committed(partition) >= reap_round:
+                await self._settle(partition)
             return
 
     async def _empty(self, partition: int, reap_round: int, ring: RingName) -> None:
@@ -251,24 +270,24 @@ class Copies:
         node.recovery.wake()
 
     def _others(self, partition: int) -> list[int]:
-        ring, me = self._node.topology.ring, self._node.topology.number
-        assert ring is not None
-        return [o for o in ring.slots[partition] if o != me]
+        return self._node.topology.other_holders(partition)
 
     # For recovery
 
     async def before_pull(self, partition: int) -> Sources | None:
-        """Hear the other owners before a recovering copy takes theirs in.
+        """Hear the other holders before a recovering copy takes theirs in.
 
-        None while the copy here is itself too old and can't be emptied yet.
+        None while the copy here is itself too old and can't be emptied yet, or when its row
+        has changed meanwhile.
         """
-        links = self._node.topology.links
+        topology = self._node.topology
+        links, row = topology.links, topology.digest(partition)
         fresh: dict[int, Holding] = {}
         lists: dict[int, Kept | None] = {}
 
         async def ask(owner: int, link: Link) -> None:
             incarnation = link.incarnation
-            told = await self._ask_one(partition, owner)
+            told = await self.hearing.ask(partition, owner)
             if told is not None and link.incarnation == incarnation:
                 fresh[owner], lists[owner] = told
                 self._told_by[partition, owner] = incarnation
@@ -277,8 +296,10 @@ class Copies:
         await asyncio.gather(*(ask(o, link) for o, link in others if link.up))
         self._lists_heard[partition] = lists
         await self._settle(partition)
-        me = self._node.topology.number
-        old = copies.too_old({**self._heard.get(partition, {}), me: self.holding(partition)})
+        me = topology.number
+        if topology.digest(partition) != row or not self._node.custodies.of(partition).held:
+            return None
+        old = copies.too_old({**self.hearing.of(partition), me: self.holding(partition)})
         if me in old:
             return None
         return Sources([o for o in sorted(fresh) if o not in old], [o for o in old if o in fresh])
@@ -292,7 +313,9 @@ class Copies:
         link = node.topology.links.get(owner)
         if link is None or link.incarnation != self._told_by.get((partition, owner)):
             return False
-        holding = self._heard[partition][owner]
+        holding = self.hearing.of(partition).get(owner)
+        if holding is None or not node.custodies.of(partition).held:
+            return False
         if not holding.fresh:
             self._rounds.join(partition, holding.state, first=self.holding(partition).fresh)
             node.standing.merging(partition)
@@ -307,39 +330,3 @@ class Copies:
                 self._rounds.keep(partition, kept._replace(unconfirmed=unconfirmed))
         for owner in self._others(partition):
             self._told_by.pop((partition, owner), None)
-
-    # KEPT
-
-    async def _ask_one(self, partition: int, owner: int) -> tuple[Holding, Kept | None] | None:
-        link = self._node.topology.links.get(owner)
-        if link is None:
-            return None
-        ask = partition.to_bytes(2, "big")
-        kind, payload = await link.ask(Type.KEPT, ask, KEPT_TIMEOUT_S)
-        if kind != Type.KEPT_REPLY:
-            self._node.coordinator.reply_was_no(owner, kind, payload)
-            return None
-        try:
-            told = copies.unpack_kept_reply(payload)
-        except Corrupt as error:
-            log.warning("how node %d's copy of partition %d stands: %s", owner, partition, error)
-            return None
-        self._heard.setdefault(partition, {})[owner] = told[0]
-        return told
-
-    def _tell(self, caller: Inbound, frame: Frame) -> None:
-        """KEPT: of one partition its rounds and list; without one how all copies here stand."""
-        payload = frame.payload
-        if self._node.rings.differ(caller, frame):
-            return
-        wanted = reaping.unpack_partition(payload) if payload else None
-
-        async def answer() -> bytes:
-            # Not before it is fsynced: the caller may delete by it.
-            await self._node.disk.store.durable()
-            if wanted is not None:
-                return copies.pack_kept_reply(self.holding(wanted), self._rounds.kept(wanted))
-            own = ((p, self.holding(p)) for p in sorted(self._node.topology.owned))
-            return copies.pack_holdings((p, h) for p, h in own if h != COMPLETE)
-
-        self._node.answer_later(caller, frame, Type.KEPT_REPLY, answer)

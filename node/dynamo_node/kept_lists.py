@@ -1,7 +1,8 @@
-"""Kept lists: the keys of a committed round, carried out here and at every other owner.
+"""Kept lists: the keys of a committed round, carried out here and at every other holder.
 
 Owns COMMIT, both sides: a list is deleted by, durably, before it is confirmed,
-and kept and sent again until all owners have confirmed it.
+and kept and sent again until all have confirmed it who hold a slot by then. A copy whose
+tenure has ended stays as it is: who takes over compares with it, and gets the list.
 
 Forbidden here: what may be on a list (`reaper`) and whether a copy is too old
 for a round (`copies`).
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Final
 from dynamo_core import reaping
 from dynamo_core.frames import Frame
 from dynamo_core.rounds import Kept
+from dynamo_core.slots import Row, holders
 from dynamo_core.wire import Type
 from dynamo_node.awaiting import told
 from dynamo_node.inbound import Inbound
+from dynamo_node.refusals import MovedError
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -40,6 +43,19 @@ class KeptLists:
         """Told (node, partition, round) of a COMMIT that the disk here never agreed to."""
         self.reaped = 0
         node.handlers[Type.COMMIT] = self._commit
+        node.custodies.on_row.append(self._row_changed)
+
+    def _row_changed(self, partition: int, row: Row) -> None:
+        """Whoever holds a slot now has to carry the list out, and nobody else."""
+        kept, me = self._rounds.kept(partition), self._node.topology.number
+        if kept is None:
+            return
+        left = {*holders(row)}
+        if me not in kept.unconfirmed:
+            left.discard(me)
+        # Who has confirmed it already says so again: that costs a message.
+        self._rounds.keep(partition, kept._replace(unconfirmed=tuple(sorted(left))))
+        self._sent.pop(partition, None)
 
     def _commit(self, caller: Inbound, frame: Frame) -> None:
         partition, kept = reaping.unpack_commit(frame.payload)
@@ -57,8 +73,10 @@ class KeptLists:
     async def obey(self, partition: int, kept: Kept) -> bool:
         """Carry out a committed round's list; True once that is fsynced here."""
         rounds, me = self._rounds, self._node.topology.number
-        if partition not in self._node.topology.owned:
-            return True  # what it doesn't own it holds no copy of: its yes said so
+        custody = self._node.custodies.of(partition)
+        if not custody.held:
+            # What it holds no copy of it has nothing to delete from: its yes said so.
+            return not custody.has_copy and partition not in self._node.topology.owned
         if not rounds.agreed_to(partition, kept.reap_round):
             return False
         if rounds.committed(partition) < kept.reap_round:
@@ -73,11 +91,11 @@ class KeptLists:
     async def carry_out(self, partition: int) -> bool:
         """Delete what the kept list names, if this node has not yet; True when it has."""
         node, me = self._node, self._node.topology.number
-        kept = self._rounds.kept(partition)
+        kept, custody = self._rounds.kept(partition), node.custodies.of(partition)
         if kept is None or me not in kept.unconfirmed:
             await node.disk.store.durable()
             return True
-        if partition in self._carrying:
+        if partition in self._carrying or not custody.held:
             return False
         self._carrying.add(partition)
         reap = node.replica.reap
@@ -86,15 +104,19 @@ class KeptLists:
                 async with node.slices.slice("reaping"):
                     bite = kept.entries[at : at + BITE_KEYS]
                     await asyncio.gather(*(told(partial(reap, e.skey, e.leaf)) for e in bite))
+            if not custody.held:
+                return False
             self._rounds.confirmed(partition, kept.reap_round, (me,))
             await node.disk.store.durable()
+        except MovedError:
+            return False  # sealed in between
         finally:
             self._carrying.discard(partition)
         self.reaped += len(kept.entries)
         return True
 
     async def carry_on(self) -> None:
-        """Lists that some owner has not confirmed: whoever keeps one sends it again."""
+        """Lists that some holder has not confirmed: whoever keeps one sends it again."""
         for partition in self._rounds.kept_partitions():
             if self._loop.time() - self._sent.get(partition, -RESEND_S) < RESEND_S:
                 continue
@@ -102,15 +124,15 @@ class KeptLists:
             await self.send(partition)
 
     async def send(self, partition: int) -> None:
-        """COMMIT the kept list to every owner that has not confirmed it."""
+        """COMMIT the kept list to every holder that has not confirmed it."""
         node, rounds = self._node, self._rounds
         kept, ring = rounds.kept(partition), node.topology.ring
         if kept is None or ring is None:
             return
         self._sent[partition] = self._loop.time()
-        members = {m.number for m in ring.members}
-        gone = [n for n in kept.unconfirmed if n not in members]
-        rounds.confirmed(partition, kept.reap_round, gone)  # given up, or drained and left
+        there = {m.number for m in ring.everybody}.intersection(node.topology.holders(partition))
+        gone = [n for n in kept.unconfirmed if n not in there]
+        rounds.confirmed(partition, kept.reap_round, gone)  # given up, or handed on
         payload = reaping.pack_commit(partition, kept)
         others = [n for n in kept.unconfirmed if n in node.topology.links]
         answers = await asyncio.gather(
@@ -126,7 +148,7 @@ class KeptLists:
             # The others may let go of it too; whom this doesn't reach finds out by asking.
             await node.disk.store.durable()
             payload = reaping.pack_commit(partition, kept._replace(unconfirmed=()))
-            for n in ring.slots[partition]:
+            for n in node.topology.other_holders(partition):
                 if (link := node.topology.links.get(n)) is not None:
                     await link.ask(Type.COMMIT, payload, COMMIT_TIMEOUT_S)
             self._sent.pop(partition, None)

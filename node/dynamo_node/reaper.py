@@ -1,7 +1,7 @@
 """Reaper: carries out the rounds in which tombstones are reaped (design: reaping).
 
-Owns the loop of a partition's first owner, which asks every member and commits,
-and what this node answers to PREPARE. The lists of committed rounds are
+Owns the loop of a partition's first holder, which asks every member, and every leaving
+one, and commits; and what this node answers to PREPARE. The lists of committed rounds are
 `kept_lists`, what becomes of a copy that missed one is `copies`. Whatever lets
 another node delete is said after an fsync.
 
@@ -19,7 +19,7 @@ from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.frames import Frame
 from dynamo_core.reaping import CANDIDATES_MAX, Answer, Attempt, Circumstances, Prepare
 from dynamo_core.rounds import PREFIX, Listed
-from dynamo_core.wire import Type
+from dynamo_core.wire import Code, Type
 from dynamo_node import meta
 from dynamo_node.awaiting import given
 from dynamo_node.copies import Copies
@@ -96,14 +96,15 @@ class Reaper:
                 log.warning("reaping: %s", error)
 
     async def _reap(self) -> None:
-        ring, me = self._node.topology.ring, self._node.topology.number
+        topology = self._node.topology
+        ring = topology.ring
         assert ring is not None
         for partition in self.tombstones.partitions():
-            if ring is not self._node.topology.ring:
+            if ring is not topology.ring:
                 return
-            if ring.slots[partition][0] != me or self._not_before.get(partition, 0.0) > (
-                self._loop.time()
-            ):
+            if topology.holders(partition)[0] != topology.number:
+                continue
+            if self._not_before.get(partition, 0.0) > self._loop.time():
                 continue
             await self.tombstones.refill(ring, partition, self._loop.time())
             due = self._loop.time() - self._delay_s
@@ -118,7 +119,8 @@ class Reaper:
         node = self._node
         ring, me, name = node.topology.ring, node.topology.number, node.topology.name
         assert ring is not None
-        members = [m.number for m in ring.members]
+        row, owners = node.topology.digest(partition), node.topology.holders(partition)
+        members = [m.number for m in ring.everybody]
         down = {
             n: "is down"
             for n in members
@@ -131,8 +133,7 @@ class Reaper:
         if not candidates:
             return
         number = self._rounds.stamp(partition) + 1
-        prepare = Prepare(partition, number, name, candidates)
-        owners = ring.slots[partition]
+        prepare = Prepare(partition, number, name, row, candidates)
         attempt = Attempt(prepare, members, owners)
         links = {n: node.topology.links[n] for n in members if n != me}
         incarnations = {n: link.incarnation for n, link in links.items()}
@@ -149,16 +150,10 @@ class Reaper:
             for n in links
         ]
         for n, (kind, payload) in zip(links, await asyncio.gather(*asked), strict=True):
-            answer = None
-            if kind == Type.PREPARE_REPLY:
-                try:
-                    answer = reaping.unpack_answer(payload)
-                except Corrupt as error:
-                    log.warning("node %d answers PREPARE: %s", n, error)
-            attempt.answered(n, answer)
+            attempt.answered(n, self._heard(n, kind, payload))
         self._rounds.take(partition, attempt.highest)
-        if not attempt.agreed or node.topology.name != name:
-            self.blockers[partition] = attempt.blockers or {me: "took up another ring meanwhile"}
+        if not attempt.agreed:
+            self.blockers[partition] = attempt.blockers
             return
         # A yes is good for the disk that gave it, and only for as long as that is there: after
         # the last one each has to be heard of once more, over the connection that it came by.
@@ -173,6 +168,10 @@ class Reaper:
             for n, link in links.items()
             if n not in alive or link.incarnation != incarnations[n]
         }
+        if node.topology.name != name or node.topology.digest(partition) != row:
+            changed[me] = "took up another ring, or other tokens, meanwhile"
+        elif reason := node.custodies.of(partition).blocks_reaping(ring.slots[partition]):
+            changed[me] = reason
         if changed:
             self.blockers[partition] = changed
             return
@@ -184,6 +183,19 @@ class Reaper:
         self._rounds.commit(partition, kept)
         await self.lists.carry_out(partition)
         await self.lists.send(partition)
+
+    def _heard(self, number: int, kind: int, payload: bytes) -> Answer | None:
+        """What a member said to PREPARE; None when it is no answer."""
+        if kind != Type.PREPARE_REPLY:
+            self._node.coordinator.reply_was_no(number, kind, payload)
+            if kind == Type.ERROR and payload[:1] == bytes((Code.OTHER_ROW,)):
+                return Answer(False, 0, reason="knows other tokens of the partition")
+            return None
+        try:
+            return reaping.unpack_answer(payload)
+        except Corrupt as error:
+            log.warning("node %d answers PREPARE: %s", number, error)
+            return None
 
     async def _leaves(self, partition: int, places: list[bytes]) -> tuple[Listed, ...]:
         listed = []
@@ -204,6 +216,8 @@ class Reaper:
         hints = node.replica.hints
         owner = partition in node.topology.owned
         sure = self.copies.sure(partition)
+        if node.topology.ring is None or node.topology.digest(partition) != prepare.row:
+            return Answer(False, rounds.stamp(partition), reason="has learned of other tokens")
         reason = reaping.refusal(
             rounds,
             prepare,
@@ -213,6 +227,7 @@ class Reaper:
                 hints.marked(partition),
                 not owner or node.standing.counts(partition),
                 sure,
+                node.custodies.of(partition).blocks_reaping(node.custodies.wanted(partition)),
             ),
         )
         if reason:
@@ -232,6 +247,8 @@ class Reaper:
 
     def _prepare(self, caller: Inbound, frame: Frame) -> None:
         prepare = reaping.unpack_prepare(frame.payload)
+        if self._node.rows.differ(caller, frame, prepare.partition, prepare.row):
+            return
 
         async def answer() -> bytes:
             return reaping.pack_answer(await self._answer(prepare))
@@ -242,8 +259,8 @@ class Reaper:
 
     def report(self, after: int, limit: int) -> dict[str, Any]:
         """`GET /admin/tombstones`: up to `limit` partitions behind `after`."""
-        node, ring = self._node, self._node.topology.ring
-        name = node.topology.host_name
+        topology = self._node.topology
+        name = topology.host_name
         old = self.copies.waits_for
         wanted = sorted({*self.tombstones.partitions(), *self._rounds.kept_partitions(), *old})
         wanted = [p for p in wanted if p > after]
@@ -255,7 +272,7 @@ class Reaper:
             ]
             if p in old:
                 reason = f"its copy is older than round {old[p]}, and waits for a complete one"
-                blocked.append({"node": name(node.topology.number), "reason": reason})
+                blocked.append({"node": name(topology.number), "reason": reason})
             kept = self._rounds.kept(p)
             if kept is not None:
                 blocked += [
@@ -267,7 +284,7 @@ class Reaper:
                     "partition": p,
                     "tombstones": self.tombstones.count(p),
                     "spent_clocks": self.tombstones.spent(p),
-                    "coordinator": None if ring is None else name(ring.slots[p][0]),
+                    "coordinator": None if topology.ring is None else name(topology.holders(p)[0]),
                     "round": self._rounds.stamp(p),
                     "committed": self._rounds.committed(p),
                     "blocked_by": blocked,

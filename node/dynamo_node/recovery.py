@@ -1,9 +1,11 @@
 """Recovery: brings back what a lost, foreign or unclean disk lacks (design: recovering).
 
-Owns the loop that pulls each recovering partition from its other owners, page
-by page, and the serving of such pages. A partition counts again once the rule
-of `dynamo_core.recovery` says so and everything merged is fsynced. Whoever
-can't be reached is asked again for ever; nothing here ever gives up a copy.
+Owns the loop that pulls each recovering partition from its other holders, page
+by page (`pages` serves them). A partition counts again once the rule
+of `dynamo_core.recovery` says so and everything merged is fsynced; where the slot
+itself was lost with the disk, `claims` has claimed it before, and a holder is
+merged only after it knows of that. Whoever can't be reached is asked again for
+ever; nothing here ever gives up a copy.
 """
 
 import asyncio
@@ -12,27 +14,19 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dynamo_core import records, recovery, wire
+from dynamo_core import recovery, slots
 from dynamo_core.errors import Corrupt, DynamoError
-from dynamo_core.frames import Frame
-from dynamo_core.records import DIGEST_BYTES
 from dynamo_core.recovery import Ask, Lack, Page
 from dynamo_core.ring import position
-from dynamo_core.wire import Code, Type
+from dynamo_core.wire import Type
 from dynamo_node.awaiting import told
-from dynamo_node.digests import partition_range
-from dynamo_node.inbound import Inbound
-from dynamo_node.storage import OBJECTS
+from dynamo_node.claims import Claims, claimed
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
 
 log = logging.getLogger(__name__)
 
-PAGE_KEYS: Final = 256
-PAGE_BYTES: Final = 1 << 20
-PAGE_BYTES_MIN: Final = 1 << 16
-"""A page's objects when many are given at once, which together make about PAGE_BYTES."""
 PAGE_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 1.0
 PARTITIONS_AT_ONCE: Final = 2
@@ -48,10 +42,11 @@ class Reached(NamedTuple):
 
 
 class Recovery:
-    """One per node; `run` until cancelled, `serve` for the others."""
+    """One per node; `run` until cancelled."""
 
     def __init__(self, node: "Node") -> None:
         self._node = node
+        self.claims = Claims(node)
         self._wake = asyncio.Event()
         self._merged: dict[int, dict[int, bytes]] = {}
         """Partition -> owners merged since this start, and under which incarnation."""
@@ -61,15 +56,17 @@ class Recovery:
         """Partition -> owners that count, but with a possible loss."""
         self._keys = 0
         self._bytes = 0
-        self._serving = 0
-        self._emptied: dict[int, int] = {}
-        """Partition -> how often its copy here was deleted as too old."""
-        node.replica.on_emptied.append(self._was_emptied)
-        node.handlers[Type.PAGE] = self.serve
+        node.custodies.on_row.append(lambda partition, row: self._slots_changed(partition))
+        node.custodies.on_counts.append(self._slots_changed)
 
     def wake(self) -> None:
-        """A peer may be reachable again, or a ring came."""
+        """A peer may be reachable again."""
         self._wake.set()
+
+    def _slots_changed(self, partition: int) -> None:
+        topology = self._node.topology
+        if partition in topology.owned and partition not in topology.counting:
+            self._wake.set()
 
     async def run(self) -> None:
         """Recover whatever doesn't count, for ever."""
@@ -81,6 +78,11 @@ class Recovery:
                     await self._wake.wait()
 
     async def _pass(self) -> None:
+        try:
+            await self.claims.work()
+        except DynamoError as error:
+            log.warning("slots can't be claimed now: %s", error)
+            return
         todo = self._todo()
         if not todo:
             return
@@ -104,22 +106,33 @@ class Recovery:
                 self._bytes,
             )
 
+    def lacking(self) -> list[int]:
+        """Partitions that this node holds by their rows, and whose copies it doesn't believe."""
+        lacking = self._node.standing.recovering.keys() & self._node.topology.owned
+        return sorted(lacking.union(self.claims.open()))
+
     def _todo(self) -> list[int]:
-        node = self._node
-        return sorted(p for p in node.topology.owned if not node.standing.counts(p))
+        """Those of them that are to be merged from others, or claimed before."""
+        # One that was taken over counts as soon as enough others know that.
+        lacking = self._node.standing.recovering.keys() & self._node.topology.counting
+        return sorted(lacking.union(self.claims.open()))
 
     async def _recover(self, partition: int) -> None:
-        node = self._node
-        ring = node.topology.ring
-        if ring is None:
+        node, topology = self._node, self._node.topology
+        if topology.ring is None or partition not in topology.owned:
             return
-        copies = node.reaper.copies
-        stands: dict[int, Lack | None] = dict.fromkeys(ring.slots[partition])
-        del stands[node.topology.number]
+        custody = node.custodies.of(partition)
+        if custody.unclaimed():
+            self._waits_for[partition] = self.claims.waits_for(partition)
+            return
+        copies, row = node.reaper.copies, topology.row(partition)
+        stands: dict[int, Lack | None] = dict.fromkeys(topology.other_holders(partition))
         try:
             sources = await copies.before_pull(partition)
             if sources is None:
                 return
+            for owner in (*sources.wanted, *sources.too_old):
+                self.claims.known_by(partition, owner)
             merging = self._merged.setdefault(partition, {})
             lacks = await self._merge_all(partition, sources.wanted)
             # A copy that is too old to be merged is as good as an empty one.
@@ -131,19 +144,33 @@ class Recovery:
             return
         if self._merged.get(partition) is not merging:
             return  # it was emptied meanwhile, and begins again
+        if topology.row(partition) != row:
+            return  # others hold it now, who are asked first
         merged = {*merging, *sources.too_old}
         lack = node.standing.lack(partition)
         doubtful = self._doubtful.get(partition, set())
         verdict = recovery.judge(lack, stands, merged, node.config.w, doubtful)
         if not verdict.counts:
-            if self._waits_for.get(partition) != verdict.waits_for:
-                log.info("partition %d waits for %s", partition, verdict.waits_for)
-            self._waits_for[partition] = verdict.waits_for
+            self._wait(partition, verdict.waits_for)
             return
+        needed = slots.needed_to_claim(row, node.config.r, node.config.w)
+        for slot in claimed(custody):
+            if not custody.recovered(slot, row[slot], merged, needed):
+                self._wait(partition, "owners that can't be reached")
+                return
         copies.pulled(partition)
         node.standing.completed(partition, verdict.possible_loss)
         await node.disk.store.durable()
         self.forget(partition)
+
+    def waits_for(self, partition: int) -> str:
+        """What a partition waits for before it counts; "" if it doesn't, as far as was tried."""
+        return self._waits_for.get(partition, "")
+
+    def _wait(self, partition: int, what: str) -> None:
+        if self._waits_for.get(partition) != what:
+            log.info("partition %d waits for %s", partition, what)
+        self._waits_for[partition] = what
 
     def forget(self, partition: int) -> None:
         """What was merged into the copy here so far counts for nothing any more."""
@@ -152,6 +179,7 @@ class Recovery:
             del self._reached[at]
         self._waits_for.pop(partition, None)
         self._doubtful.pop(partition, None)
+        self.claims.forget(partition)
 
     async def _merge_all(self, partition: int, owners: list[int]) -> list[Lack | None]:
         """`_merge_from` for each; waits for all of them before it raises what one met."""
@@ -222,7 +250,8 @@ class Recovery:
         link = self._node.topology.links.get(owner)
         if link is None:
             return None
-        kind, payload = await link.ask(Type.PAGE, recovery.pack_ask(ask), PAGE_TIMEOUT_S)
+        row = self._node.topology.digest(ask.partition)
+        kind, payload = await link.ask(Type.PAGE, row + recovery.pack_ask(ask), PAGE_TIMEOUT_S)
         if kind != Type.PAGE_REPLY:
             self._node.coordinator.reply_was_no(owner, kind, payload)
             return None
@@ -235,69 +264,26 @@ class Recovery:
         (doubtful.add if page.possible_loss else doubtful.discard)(owner)
         return page
 
-    # The other side
-
-    def serve(self, caller: Inbound, frame: Frame) -> None:
-        """Answer a PAGE."""
-        ask = recovery.unpack_ask(frame.payload)
-        node = self._node
-        ring = node.topology.ring
-        if ring is not None and ask.partition >= ring.partitions:
-            raise Corrupt(f"partition {ask.partition} is not one of this ring")
-        if node.rings.differ(caller, frame):
-            return
-        node.in_background(self._serve(caller, frame.request_id, ask))
-
-    async def _serve(self, caller: Inbound, request_id: int, ask: Ask) -> None:
-        node = self._node
-        ring = node.topology.ring
-        assert ring is not None
-        lack = node.standing.lack(ask.partition)
-        if not node.reaper.copies.answers(ask.partition):
-            lack = max(lack, Lack.UNCLEAN)  # it may lack what its disk was too old to have
-        emptied = self._emptied.get(ask.partition, 0)
-        # It was read after the yes to every round that this copy has agreed to.
-        reap_round = node.replica.rounds.agreed(ask.partition)
-        entries: list[tuple[bytes, bytes]] = []
-        last = True
-        if not ask.probe:
-            start, end = partition_range(ring, ask.partition)
-            if ask.after:
-                start = max(start, ask.after + b"\x00")
-            # What this tick wrote isn't seen by the scan: it was acknowledged, or will
-            # be, by others as well, and goes to the recovering owner on its own.
-            self._serving += 1
-            size = max(PAGE_BYTES_MIN, PAGE_BYTES // self._serving)
-            try:
-                await node.disk.store.durable()
-                async with node.slices.slice("recovery"):
-                    pairs = await node.disk.store.scan_async(OBJECTS, start, end, PAGE_KEYS, size)
-                entries = [(place[DIGEST_BYTES:], records.object_of(data)) for place, data in pairs]
-            except DynamoError as error:
-                log.error("a page of partition %d can't be read: %s", ask.partition, error)
-                caller.reply(
-                    request_id, Type.ERROR, wire.pack_error(Code.STORAGE, str(error)[:512])
-                )
-                return
-            finally:
-                self._serving -= 1
-            last = not entries
-            if self._emptied.get(ask.partition, 0) != emptied:
-                no = wire.pack_error(Code.OVERLOADED, "this copy was deleted while it was read")
-                caller.reply(request_id, Type.ERROR, no)
-                return
-        doubt = ask.partition in node.standing.possible_losses
-        page = Page(lack, last, reap_round, entries, doubt)
-        caller.reply(request_id, Type.PAGE_REPLY, recovery.pack_page(page))
-
-    def _was_emptied(self, partition: int, start: bytes, end: bytes) -> None:
-        self._emptied[partition] = self._emptied.get(partition, 0) + 1
-
     # For people
 
     def accept_loss(self, partition: int) -> bool:
-        """A person accepts what `partition` may have lost; False if there is nothing to accept."""
-        if not self._node.standing.accepted(partition):
+        """A person accepts what `partition` may have lost; False if there is nothing to accept.
+
+        That is all that other disks held which are not merged here: what was acknowledged by
+        them alone is gone. Where this node's slot itself is to be claimed, it is claimed and
+        counts without anybody having been heard. So a person accepts, too, that somebody else
+        may hold it meanwhile, by a seal that the lost disk gave: until both have heard of each
+        other, what one of them acknowledges may not be seen at the other, and then the higher
+        token stands and the other copy is merged. All of it belongs to disks believed lost.
+        """
+        node = self._node
+        if partition not in node.topology.owned:
+            return False
+        custody = node.custodies.of(partition)
+        if custody.unclaimed():
+            self.claims.claim(partition, needed=0)
+        counts = [custody.recovered(slot, custody.row[slot], (), 0) for slot in claimed(custody)]
+        if not node.standing.accepted(partition) and not counts:
             return False
         log.warning("partition %d: its loss is accepted by an admin", partition)
         self.forget(partition)

@@ -81,7 +81,7 @@ class Rules(Clients):
             return
         if m.rec == ABSENT or m.rec[1] & ~self.tombs:
             return
-        prepare = Prepare(P, m.stamp() + 1, RING, (candidate(m.rec),))
+        prepare = Prepare(P, m.stamp() + 1, RING, bytes(8), (candidate(m.rec),))
         m.attempt = [Attempt(prepare, MEMBERS, OWNERS), set(), {}]
         m.attempt[0].answered(m.number, self.answer(m, prepare))
         m.fsync()

@@ -12,12 +12,13 @@ from dynamo_core.rounds import Kept, Listed, Rounds, State
 from dynamo_core.versions import Clock
 
 RING = RingName(3, b"r" * 16)
+ROW = b"eight by"
 ENTRY = Listed(b"d" * 16 + b"key", b"leaf" * 4)
 FREE = Circumstances(RING, 0, (), True)
 
 
 def _prepare(number: int = 1) -> Prepare:
-    return Prepare(5, number, RING, (ENTRY,))
+    return Prepare(5, number, RING, ROW, (ENTRY,))
 
 
 def _stored() -> tuple[Rounds, dict[bytes, bytes]]:
@@ -51,6 +52,10 @@ def test_schedule_9_a_paused_holder_blocks_and_then_its_hint_does() -> None:
     assert not attempt.agreed
     assert attempt.blockers == {4: "did not answer"}
     assert "2 hints" in refusal(Rounds(), _prepare(), FREE._replace(hints=2))
+
+
+def test_who_holds_or_moves_a_slot_without_counting_says_no() -> None:
+    assert "half-pulled" in refusal(Rounds(), _prepare(), FREE._replace(slots="a half-pulled copy"))
 
 
 def test_only_what_all_owners_hold_unchanged_is_listed() -> None:
@@ -176,7 +181,7 @@ STATES = st.builds(State, U64, U64, RINGS, st.lists(U64, max_size=4).map(tuple))
 PARTITIONS = st.integers(0, 0xFFFF)
 
 
-@given(st.builds(Prepare, PARTITIONS, U64, RINGS, ENTRIES))
+@given(st.builds(Prepare, PARTITIONS, U64, RINGS, st.binary(min_size=8, max_size=8), ENTRIES))
 def test_prepare(prepare: Prepare) -> None:
     assert reaping.unpack_prepare(reaping.pack_prepare(prepare)) == prepare
 

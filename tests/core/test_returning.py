@@ -13,6 +13,7 @@ from dynamo_core.frames import RingName
 from dynamo_core.recovery import Lack
 from dynamo_core.returning import Judged, Step, judge
 from dynamo_core.rounds import Kept, Listed, State
+from dynamo_core.slots import Row, Token
 
 RING = RingName(3, b"r" * 16)
 
@@ -99,14 +100,34 @@ def test_kept_of_one_partition(holding: Holding, kept: Kept | None) -> None:
     assert copies.unpack_kept_reply(packed) == (holding, kept)
 
 
-@given(st.dictionaries(st.integers(0, 0xFFFF), HOLDINGS, max_size=5))
-def test_kept_of_all_partitions(holdings: dict[int, Holding]) -> None:
-    assert copies.unpack_holdings(copies.pack_holdings(holdings.items())) == holdings
+PARTITIONS = st.integers(0, 0xFFFF)
+TOKENS = st.builds(Token, U64, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+ROWS = st.lists(TOKENS, max_size=4).map(tuple)
+
+
+@given(
+    st.dictionaries(PARTITIONS, HOLDINGS, max_size=5), st.dictionaries(PARTITIONS, ROWS, max_size=5)
+)
+def test_kept_of_many_partitions(holdings: dict[int, Holding], rows: dict[int, Row]) -> None:
+    assert copies.unpack_holdings(copies.pack_holdings(holdings, rows)) == (holdings, rows)
+
+
+@given(st.dictionaries(PARTITIONS, st.binary(min_size=8, max_size=8), max_size=5))
+def test_what_kept_asks_for(rows: dict[int, bytes]) -> None:
+    assert copies.unpack_asked(copies.pack_many(rows)) == (False, rows)
+    for partition, row in rows.items():
+        assert copies.unpack_asked(copies.pack_one(partition, row)) == (True, {partition: row})
+
+
+def test_more_partitions_than_one_kept_may_ask_for_are_refused() -> None:
+    packed = copies.pack_many(dict.fromkeys(range(copies.MANY_MAX + 1), bytes(8)))
+    with pytest.raises(Corrupt):
+        copies.unpack_asked(packed)
 
 
 @given(st.binary(max_size=80))
 def test_anything_else_is_corrupt(data: bytes) -> None:
-    for unpack in (copies.unpack_kept_reply, copies.unpack_holdings):
+    for unpack in (copies.unpack_kept_reply, copies.unpack_holdings, copies.unpack_asked):
         try:
             unpack(data)  # type: ignore[operator]
         except Corrupt:
