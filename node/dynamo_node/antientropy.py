@@ -2,19 +2,23 @@
 
 Owns when this node compares with whom: one peer at a time, in turn, every
 second turn for those for which a mark "needs anti-entropy" is kept here, less
-often where a disk is full; and the full round that an operator asks for. How two
+often where a disk is full; what two nodes share, which is what both hold by the
+tokens known here; and the full round that an operator asks for. How two
 replicas compare is `comparison`, what clears a mark `marks`, what a peer is
 answered `antientropy_answers`.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from dynamo_core import slots
 from dynamo_core.errors import DynamoError
+from dynamo_core.slots import Row
 from dynamo_node.antientropy_answers import HASH_BITE, Answers
 from dynamo_node.comparison import Comparison
 from dynamo_node.marks import Marks
@@ -36,15 +40,35 @@ UNLIMITED: Final = 1 << 62
 
 
 class View:
-    """This node's trees, rounds and standing as core's comparison asks for them."""
+    """This node's rows, trees, rounds and standing as core's comparison asks for them."""
 
     def __init__(self, node: "Node") -> None:
+        self._node = node
         self.root = node.trees.root
         self.inner = node.trees.inner
         self.segments = node.trees.segments
         self.committed = node.replica.rounds.committed
-        standing, copies = node.standing, node.reaper.copies
-        self.counts: Callable[[int], bool] = lambda p: standing.counts(p) and copies.sure(p)
+        self.takes = node.custodies.takes
+
+    def row(self, partition: int) -> bytes:
+        """What names its tokens; none before a ring is held, or for what isn't a partition."""
+        table = self._node.topology.table
+        return b"" if table is None or partition >= table.partitions else table.digest(partition)
+
+    def rows(self, partitions: Sequence[int]) -> bytes:
+        """The same for several that are partitions, one after the other."""
+        table = self._node.topology.table
+        return b"" if table is None else table.digests(partitions)
+
+    def counts(self, partition: int) -> bool:
+        """Whether this node can vouch for its copy: it holds a slot by its own record, and
+        its disk has what that slot's holder has to have."""
+        node = self._node
+        return (
+            node.custodies.counts(partition)
+            and node.standing.counts(partition)
+            and node.reaper.copies.sure(partition)
+        )
 
 
 class AntiEntropy:
@@ -53,7 +77,9 @@ class AntiEntropy:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._one_at_a_time = asyncio.Lock()
-        self._shared: tuple[object, dict[int, list[int]]] = (None, {})
+        self._shared: dict[int, list[int]] = {}
+        self._shared_of: tuple[object, int] = (None, 0)
+        node.custodies.on_row.append(self._row_changed)
         self._turns = 0
         self._last = [0, 0]
         """The peers that had the last turn of either kind."""
@@ -81,18 +107,30 @@ class AntiEntropy:
     # What both sides ask
 
     def shared(self, number: int) -> list[int]:
-        """Partitions that this node and member `number` both own, in order."""
-        ring = self._node.topology.ring
-        if self._shared[0] is not ring:
-            self._shared = ring, {}
-        found = self._shared[1].get(number)
+        """Partitions of which this node and `number` both hold a slot, in order.
+
+        Nobody changes the list: it is made anew when somebody else holds one.
+        """
+        topology = self._node.topology
+        if self._shared_of != (topology.table, topology.number):
+            self._shared_of = topology.table, topology.number
+            self._shared.clear()
+        found = self._shared.get(number)
         if found is None:
-            found = []
-            if ring is not None:
-                owned = self._node.topology.owned
-                found = [p for p, row in enumerate(ring.slots) if number in row and p in owned]
-            self._shared[1][number] = found
+            holders = topology.holders
+            found = [p for p in sorted(topology.owned) if number in holders(p)]
+            self._shared[number] = found
         return found
+
+    def _row_changed(self, partition: int, row: Row) -> None:
+        owned = partition in self._node.topology.owned
+        holders = slots.holders(row)
+        for number, shared in self._shared.items():
+            at = bisect_left(shared, partition)
+            was, is_now = shared[at : at + 1] == [partition], owned and number in holders
+            if was != is_now:
+                new = [partition] if is_now else []
+                self._shared[number] = shared[:at] + new + shared[at + was :]
 
     async def hash_roots(self, partitions: list[int]) -> None:
         """Hash what has changed, in bites, so that comparing roots takes no time."""
@@ -169,7 +207,7 @@ class AntiEntropy:
                     outcome = "its disk is full"
                 elif tally.sent or tally.received:
                     outcome = "repaired"
-                elif tally.left or len(tally.agreed) < len(partitions):
+                elif tally.left or len(tally.agreed) + len(tally.moved) < len(partitions):
                     outcome = "differs"
             finally:
                 self.rounds_total += 1
@@ -183,6 +221,7 @@ class AntiEntropy:
                     "bytes": tally.bytes,
                     "keys_sent": tally.sent,
                     "keys_received": tally.received,
+                    "partitions_moved": len(tally.moved),
                     "seconds": round(now - began, 3),
                 }
                 if tally.sent or tally.received:
@@ -226,8 +265,7 @@ class AntiEntropy:
         self._repairing = True
         try:
             for number in sorted(topology.links):
-                shared = [p for p in self.shared(number) if partition in (None, p)]
-                if not shared:
+                if not any(partition in (None, p) for p in self.shared(number)):
                     continue
                 name = topology.host_name(number)
                 peers.append(name)
@@ -235,11 +273,11 @@ class AntiEntropy:
                     unreachable.append(name)
                     continue
                 try:
-                    tally = await self._fully(number, shared)
+                    tally = await self._fully(number, partition)
                 except Ended as error:
                     failed[name] = str(error)
                     continue
-                compared.update(shared)
+                compared.update(tally.compared)
                 differing += tally.differing
                 total.sent += tally.sent
                 total.received += tally.received
@@ -258,16 +296,28 @@ class AntiEntropy:
             "seconds": round(asyncio.get_running_loop().time() - began, 3),
         }
 
-    async def _fully(self, number: int, shared: list[int]) -> Tally:
-        """A comparison without a bound on its keys; a busy peer is asked again for a while."""
+    async def _fully(self, number: int, partition: int | None) -> Tally:
+        """Comparisons of one or all shared partitions, without a bound on their keys.
+
+        A busy peer is asked again for a while, and so is one that knows other tokens of some.
+        """
+        total, why = Tally(), "it is busy with other comparisons"
         for _ in range(BUSY_TRIES):
+            shared = [p for p in self.shared(number) if partition in (None, p)]
             try:
-                return await self._compare(number, shared, UNLIMITED)
+                tally = await self._compare(
+                    number, [p for p in shared if p not in total.compared], UNLIMITED
+                )
             except Ended as error:
                 if not error.busy:
                     raise
+            else:
+                total.add(tally)
+                if not tally.moved:
+                    return total
+                why = f"{len(tally.moved)} partitions are moving"
             await asyncio.sleep(BUSY_WAIT_S)
-        raise Ended("it is busy with other comparisons")
+        raise Ended(why)
 
     def facts(self) -> dict[str, Any]:
         """For the admin port."""

@@ -1,8 +1,8 @@
 """Anti-entropy's answers: what this node says to a peer that compares with it (P§4.7).
 
-Owns the handlers of TREE, SEGMENTS and FETCH. They answer only under the ring
-that the asker named, only about partitions that both own, and only what is
-fsynced: a mark is cleared on the word of any of them (design: invariant 8). How
+Owns the handlers of TREE, SEGMENTS and FETCH. They answer about a partition only
+under the tokens that the asker named, whatever ring either side holds, and only
+what is fsynced: a mark is cleared on the word of any of them (design: invariant 8). How
 many of them work at once is bounded, who comes too often is told to come again,
 and all together keep to the share of background work: an answer waits its time.
 """
@@ -16,12 +16,13 @@ from dynamo_core import antientropy, exchange, wire
 from dynamo_core.antientropy import What
 from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.exchange import Fetched, Got
-from dynamo_core.frames import Frame
+from dynamo_core.frames import Frame, RingName
 from dynamo_core.ring import position
 from dynamo_core.rounds import Rounds
-from dynamo_core.wire import Code, Type
+from dynamo_core.wire import ROW_BYTES, Code, Type
 from dynamo_node.digests import leaf_of, leaves, partition_range
 from dynamo_node.inbound import Inbound
+from dynamo_node.refusals import MovedError, OtherRowError, PeerRefusal
 
 if TYPE_CHECKING:
     from dynamo_node.antientropy import AntiEntropy
@@ -75,6 +76,8 @@ class Answers:
             kind, payload = await self._answered(answer, caller, frame)
         except Refused as error:
             kind, payload = Type.ERROR, wire.pack_error(error.code, str(error))
+        except PeerRefusal as error:
+            kind, payload = Type.ERROR, error.reply()
         except Corrupt as error:
             log.warning("a request of type %d is malformed: %s", frame.type, error)
             kind, payload = Type.ERROR, wire.pack_error(Code.BAD_REQUEST, str(error)[:512])
@@ -85,22 +88,33 @@ class Answers:
         caller.reply(frame.request_id, kind, payload)
 
     async def _answered(self, answer: Answer, caller: Inbound, frame: Frame) -> tuple[Type, bytes]:
-        mine = self._node.topology.name
-        if (frame.epoch, frame.ring_id) != mine or self._node.topology.ring is None:
-            behind = mine < (frame.epoch, frame.ring_id)
-            code = Code.NOT_READY if behind else Code.STALE_RING
-            raise Refused(code, f"this node's ring is of epoch {mine.epoch}")
+        assert caller.hello is not None
+        number = caller.hello.number
+        if self._node.topology.ring is None:
+            raise Refused(Code.NOT_READY, "this node has no ring yet")
+        if (frame.epoch, frame.ring_id) != self._node.topology.name:  # no reason to refuse
+            self._node.rings.noticed(number, RingName(frame.epoch, frame.ring_id))
         if self._working > AT_ONCE_MAX:
             raise Refused(Code.OVERLOADED, f"{AT_ONCE_MAX} comparisons are being answered here")
-        assert caller.hello is not None
-        reply = await answer(caller.hello.number, frame.payload)
-        if self._node.topology.name != mine:  # what was said is of a ring that is no more
-            raise Refused(Code.STALE_RING, "this node's ring changed meanwhile")
-        return reply
+        return await answer(number, frame.payload)
+
+    def _check(self, partition: int, row: bytes) -> None:
+        """Raise what this node refuses a question about the partition under `row` with."""
+        node = self._node
+        table = node.topology.table
+        assert table is not None
+        if partition >= table.partitions:
+            raise Corrupt(f"a question about partition {partition}, of {table.partitions}")
+        if row != table.digest(partition):
+            raise OtherRowError(partition, table.row(partition))
+        if partition in node.topology.unsettled:
+            raise Refused(Code.NOT_YET, "its tokens are not fsynced here yet")
+        if partition not in node.topology.owned or not node.custodies.takes(partition):
+            raise MovedError
 
     async def _tree(self, number: int, payload: bytes) -> tuple[Type, bytes]:
         if antientropy.what_is_asked(payload) == What.AGREED:
-            return Type.TREE_REPLY, await self._agreed(antientropy.unpack_agreed(payload))
+            return Type.TREE_REPLY, await self._agreed(*antientropy.unpack_agreed(payload))
         shared = self._asking.shared(number)
         if antientropy.what_is_asked(payload) == What.RANGES:
             await self._asking.hash_roots(shared)
@@ -111,10 +125,9 @@ class Answers:
         await self._node.disk.store.durable()
         return Type.TREE_REPLY, reply
 
-    async def _agreed(self, partition: int) -> bytes:
-        """Compare with all other owners, for a stand-in that has noted that this one lacks some."""
-        if partition not in self._node.topology.owned:
-            raise Refused(Code.BAD_REQUEST, f"partition {partition} has no slot here")
+    async def _agreed(self, partition: int, row: bytes) -> bytes:
+        """Compare with all other holders, for one whose mark says that this node lacks some."""
+        self._check(partition, row)
         if self._agreeing:
             raise Refused(Code.OVERLOADED, "another agreement is being looked for")
         self._agreeing = True
@@ -123,13 +136,10 @@ class Answers:
         finally:
             self._agreeing = False
 
-    def _owned(self, number: int, partition: int) -> None:
-        if partition not in self._asking.shared(number):
-            raise Refused(Code.BAD_REQUEST, f"partition {partition} is not shared")
-
     async def _segments(self, number: int, payload: bytes) -> tuple[Type, bytes]:
+        row, payload = payload[:ROW_BYTES], payload[ROW_BYTES:]
         partition, start, end = exchange.unpack_list(payload)
-        self._owned(number, partition)
+        self._check(partition, row)
         ring = self._node.topology.ring
         assert ring is not None
         low, high = partition_range(ring, partition)
@@ -142,11 +152,13 @@ class Answers:
             page = await leaves(self._node.disk.store, start, end, PAGE_KEYS)
         more = page.end < end and bool(page.leaves)
         await self._node.disk.store.durable()
+        self._check(partition, row)
         return Type.SEGMENTS_REPLY, exchange.pack_leaves(page.leaves, more)
 
     async def _fetch(self, number: int, payload: bytes) -> tuple[Type, bytes]:
+        row, payload = payload[:ROW_BYTES], payload[ROW_BYTES:]
         partition, keys = exchange.unpack_fetch(payload)
-        self._owned(number, partition)
+        self._check(partition, row)
         if len(keys) > FETCH_KEYS:
             raise Corrupt(f"a fetch of {len(keys)} keys; up to {FETCH_KEYS} are given at once")
         if not all(self._node.replica.partition_of(position(k)) == partition for k in keys):
@@ -158,6 +170,7 @@ class Answers:
         await self._node.disk.store.durable()
         if rounds.stamp(partition) != stamp:  # nothing from before a promise is sent after it
             raise Refused(Code.OVERLOADED, "a reap round was promised meanwhile")
+        self._check(partition, row)
         return Type.FETCH_REPLY, exchange.pack_fetched(items)
 
     async def _own(

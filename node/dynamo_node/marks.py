@@ -1,13 +1,14 @@
 """Marks: what clears a mark "this target needs anti-entropy for this partition".
 
-An owner of the partition clears it by a comparison with the target that began
+A holder of the partition clears it by a comparison with the target that began
 after the mark was made and ended with the target holding, fsynced, all that is
 here. A stand-in holds nothing of its own but hints: once none of the partition
-are left here, all that it had is with owners, so it asks the target to compare
-with all other owners and clears the mark when the target says that it agrees
-with each. If the target has no slot of the partition any more, every owner is
-asked (docs/decisions/0005). Who recovers, or may have an
-old disk, can vouch for nothing, and clears none.
+are left here, all that it had is with holders, so it asks the target to compare
+with all other holders and clears the mark when the target says that it agrees
+with each. If the target holds no slot of the partition any more, all present holders
+have to agree (docs/decisions/0005), under one row: whoever has taken over a slot
+meanwhile was not asked. Who doesn't count, recovers, or may have an old disk, can
+vouch for nothing, and clears none.
 """
 
 from collections.abc import Awaitable, Callable
@@ -52,14 +53,12 @@ class Marks:
                 self._node.replica.hints.clear_mark(target, partition, made)
 
     async def agrees_with_all(self, partition: int) -> bool:
-        """Whether every other owner, and this one, can vouch that all this one lacked is here."""
+        """Whether every other holder, and this one, can vouch that all this one lacked is here."""
         node = self._node
-        ring = node.topology.ring
-        if ring is None or not node.antientropy.view.counts(partition):
+        row = node.topology.digest(partition)
+        if not node.antientropy.view.counts(partition):
             return False
-        for number in ring.slots[partition]:
-            if number == node.topology.number:
-                continue
+        for number in node.topology.other_holders(partition):
             try:
                 tally = await self._compare(number, [partition])
             except Ended:
@@ -67,28 +66,27 @@ class Marks:
             if partition not in tally.agreed:
                 return False
         await node.disk.store.durable()
-        return True
+        return row == node.topology.digest(partition) and node.antientropy.view.counts(partition)
 
     async def settle_one(self) -> None:
         """Try one mark, in turn, that no comparison of this node with its target can clear."""
         node = self._node
-        ring = node.topology.ring
-        if ring is None:
-            return
         hints, me = node.replica.hints, node.topology.number
         marks = hints.marks()
         turn = [m for m in marks if m[:2] > self._last] + [m for m in marks if m[:2] <= self._last]
         for partition, target, made in turn:
-            row = ring.slots[partition]
-            others = [target] if target in row and target != me else [n for n in row if n != me]
-            if me in row and others == [target]:
+            holders = node.topology.holders(partition)
+            others = node.topology.other_holders(partition)
+            if target in others:
+                others = [target]
+            if me in holders and others == [target]:
                 continue  # a comparison with the target will do
-            if me not in row and hints.in_partition(partition):
+            if me not in holders and hints.in_partition(partition):
                 continue
             if not all(map(node.topology.healthy, others)):
                 continue
             self._last = partition, target
-            if me in row:
+            if me in holders:
                 agreed = await self.agrees_with_all(partition)
             else:
                 agreed = await self._all_agree(partition, others)
@@ -96,14 +94,16 @@ class Marks:
                 hints.clear_mark(target, partition, made)
             return
 
-    async def _all_agree(self, partition: int, owners: list[int]) -> bool:
-        for number in owners:
+    async def _all_agree(self, partition: int, holders: list[int]) -> bool:
+        await self._node.custodies.durable()
+        row = self._node.topology.digest(partition)
+        ask = antientropy.pack_agreed(partition, row)
+        for number in holders:
             link = self._node.topology.links.get(number)
             if link is None:
                 return False
-            ask = antientropy.pack_agreed(partition)
             kind, reply = await link.ask(Type.TREE, ask, AGREE_TIMEOUT_S)
             if kind != Type.TREE_REPLY or reply != b"\x01":
                 self._node.coordinator.reply_was_no(number, kind, reply)
                 return False
-        return True
+        return row == self._node.topology.digest(partition)

@@ -1,10 +1,11 @@
 """Repairs: keys of segments that differ, from two lists to equal copies (P§4.7).
 
-Owns the talk with one peer under one ring, and what happens between two lists
-of keys and equal copies: it lists page by page, fetches whole objects that
-differ, judges them by core's `exchange`, merges them here and writes them to the
-peer. Bounded: keys listed, keys fetched at once, bytes in flight; every bite
-of work goes through `slices` and keeps to what the peer can spare.
+Owns the talk with one peer, each partition under the tokens that it had when the
+comparison began, and what happens between two lists of keys and equal copies: it
+lists page by page, fetches whole objects that differ, judges them by core's
+`exchange`, merges them here and writes them to the peer. Bounded: keys listed, keys
+fetched at once, bytes in flight; every bite of work goes through `slices` and keeps
+to what the peer can spare.
 
 An object goes out as WRITE to be fsynced, stamped with the reap round of the
 moment when it was read, and not at all once this node has promised a higher
@@ -13,6 +14,7 @@ one (docs/decisions/0006); a peer that has reaped since refuses it.
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +45,7 @@ KEYS_PER_PAGE_MIN: Final = 16
 SETTLE: Final = 4
 """Keys that differ are looked at again after a pause of this part of the recheck's."""
 _READ_ONLY: Final = bytes((Code.READ_ONLY,))
+_OF_ROWS: Final = tuple(bytes((code,)) for code in (Code.OTHER_ROW, Code.MOVED, Code.NOT_YET))
 
 
 class Ended(DynamoError):
@@ -53,11 +56,15 @@ class Ended(DynamoError):
         self.busy = busy
 
 
+class Moved(DynamoError):
+    """This partition can't be compared to the end: its tokens are others by now."""
+
+
 @dataclass(slots=True)
 class Tally:
     """What a comparison came to."""
 
-    compared: int = 0
+    compared: set[int] = field(default_factory=set)
     differing: int = 0
     sent: int = 0
     received: int = 0
@@ -66,22 +73,34 @@ class Tally:
     """Partitions in which the peer now holds, fsynced, all that this node held at the start."""
     left: list[int] = field(default_factory=list)
     """Partitions that differ and for which there was no room in this comparison."""
+    moved: set[int] = field(default_factory=set)
+    """Partitions left out, or not compared to the end, because tokens of them changed."""
     full: bool = False
     """One of the two disks takes nothing more."""
+
+    def add(self, other: "Tally") -> None:
+        """Count what a further comparison came to."""
+        self.compared |= other.compared
+        self.differing += other.differing
+        self.sent += other.sent
+        self.received += other.received
+        self.bytes += other.bytes
+        self.agreed |= other.agreed
+        self.full = self.full or other.full
 
 
 class Repairs:
     """With the peer behind `link`; at most about `keys` keys are listed.
 
-    `insist` names partitions in which a key is repaired although it moves. All
-    methods raise Ended.
+    `insist` names partitions in which a key is repaired although it is being written. All
+    methods raise Ended, and Moved where they say so.
     """
 
     def __init__(self, node: "Node", link: Link, keys: int, insist: frozenset[int]) -> None:
         self._node = node
         self._link = link
         self._number = link.member.number
-        self._ring = node.topology.name
+        self._rows: dict[int, bytes] = {}
         self._insist = insist
         self._pause_s = node.config.timing.recheck_ms / 1000
         self._listed: dict[int, list[Difference]] = {}
@@ -92,11 +111,29 @@ class Repairs:
         """Partitions in which the peer may lack something that is here."""
         self.tally = Tally()
 
+    # Rows
+
+    def under_rows_of(self, partitions: Iterable[int]) -> None:
+        """From now on these are compared, under the tokens that are known now, durably."""
+        self._rows.update((p, self._node.topology.digest(p)) for p in partitions)
+
+    def has_moved(self, partition: int) -> bool:
+        """Whether other tokens are known by now than those it is compared under, if it is yet.
+
+        What was asked or answered before may be about a node that holds no slot any more.
+        """
+        return self._node.topology.digest(partition) != self._rows.get(partition)
+
+    def _row(self, partition: int) -> bytes:
+        """What each question about the partition begins with; raises Moved."""
+        if self.has_moved(partition):
+            raise Moved(f"somebody else holds a slot of partition {partition} by now")
+        return self._rows[partition]
+
     # Asking
 
     async def ask(self, kind: Type, payload: bytes) -> bytes:
         """The payload of the reply to one question."""
-        self.check_ring()
         self.tally.bytes += 2 * HEADER.size + len(payload)
         got, reply = await self._link.ask(kind, payload, ASK_TIMEOUT_S)
         self.tally.bytes += len(reply)
@@ -105,14 +142,11 @@ class Repairs:
         if got == LOST:
             raise Ended("it doesn't answer")
         self._node.coordinator.reply_was_no(self._number, got, reply)
+        if got == Type.ERROR and reply[:1] in _OF_ROWS:
+            raise Moved(f"it answers with code {reply[0]}")
         code, text = wire.unpack_error(reply) if got == Type.ERROR else (0, f"type {got}")
         busy = code in (Code.OVERLOADED, Code.NOT_READY, Code.STALE_RING)
         raise Ended(f"it answers: {text or Code(code).name}", busy)
-
-    def check_ring(self) -> None:
-        """What was asked or answered under another ring may be about what isn't shared now."""
-        if self._node.topology.name != self._ring:
-            raise Ended("the ring changed meanwhile", busy=True)
 
     def slice(self) -> AbstractAsyncContextManager[object]:
         """For one bite of work, of which the peer has its part."""
@@ -123,7 +157,7 @@ class Repairs:
     async def run(self, partition: int, first: int, last: int) -> bool:
         """List segments first..last-1 and repair what differs, now or in `finish`.
 
-        False when no more may be listed. Of what would be too much to remember, the
+        False when no more may be listed; raises Moved. Of what would be too much to remember, the
         first pages are repaired on the way.
         """
         ring, differ = self._node.topology.ring, False
@@ -150,7 +184,8 @@ class Repairs:
         """Where the next page starts, and what differs in this one."""
         async with self.slice():
             page = await leaves(self._node.disk.store, start, end, PAGE_KEYS)
-        reply = await self.ask(Type.SEGMENTS, exchange.pack_list(partition, start, page.end))
+        ask = self._row(partition) + exchange.pack_list(partition, start, page.end)
+        reply = await self.ask(Type.SEGMENTS, ask)
         theirs, more = exchange.unpack_leaves(reply)
         bound = theirs[-1][0] + b"\x00" if more else page.end
         if not start < bound <= page.end or (theirs and not start <= theirs[0][0] < bound):
@@ -164,11 +199,14 @@ class Repairs:
         if any(self._listed.values()):
             await asyncio.sleep(self._pause_s / SETTLE)
         for partition, differences in self._listed.items():
-            while differences:
-                given, settled = await self._repair(partition, differences[:FETCH_KEYS])
-                if settled < given:
-                    self.unsettled.add(partition)
-                differences = differences[given:]
+            try:
+                while differences:
+                    given, settled = await self._repair(partition, differences[:FETCH_KEYS])
+                    if settled < given:
+                        self.unsettled.add(partition)
+                    differences = differences[given:]
+            except Moved:
+                self.tally.moved.add(partition)
         self._listed.clear()
 
     async def _repair(self, partition: int, listed: list[Difference]) -> tuple[int, int]:
@@ -182,14 +220,15 @@ class Repairs:
             if not listed:
                 return given, 0
         keys = [difference.place[DIGEST_BYTES:] for difference in listed]
-        reply = await self.ask(Type.FETCH, exchange.pack_fetch(partition, keys))
+        ask = self._row(partition) + exchange.pack_fetch(partition, keys)
+        reply = await self.ask(Type.FETCH, ask)
         fetched = exchange.unpack_fetched(reply)
         if not 0 < len(fetched) <= len(listed):
             raise Ended(f"it answers {len(fetched)} of {len(listed)} keys that were fetched")
         if len(fetched) < len(listed):
             given = min(given, len(fetched))
             listed = listed[: len(fetched)]
-        self.check_ring()
+        self._row(partition)
         insist = partition in self._insist
         reaped = reaped_leaves(self._node.replica.rounds, partition)
         merged: list[tuple[Difference, Fetched, asyncio.Future[None]]] = []
@@ -218,7 +257,6 @@ class Repairs:
 
     def _merge(self, place: bytes, theirs: Fetched) -> "asyncio.Future[None]":
         """Merge the peer's object, if it has one, durably."""
-        self.check_ring()
         merge = partial(
             self._node.replica.merge, place[DIGEST_BYTES:], place[:DIGEST_BYTES], theirs.obj
         )
@@ -256,17 +294,19 @@ class Repairs:
                     size += len(payloads[-1])
             if rounds.stamp(partition) != stamp:
                 continue  # nothing from before a promise is sent after it
-            written = sum(await asyncio.gather(*map(self._write, payloads)))
+            row = self._row(partition)
+            written = sum(await asyncio.gather(*(self._write(row + p) for p in payloads)))
             self.tally.sent += written
             settled += written
         return settled
 
     async def _write(self, payload: bytes) -> bool:
-        self.check_ring()
         self.tally.bytes += 2 * HEADER.size + len(payload)
         kind, reply = await self._link.ask(Type.WRITE, payload, ASK_TIMEOUT_S)
         if kind == LOST:
             raise Ended("it doesn't answer")
         if kind == Type.ERROR and reply[:1] == _READ_ONLY:
             self._peer_full = self.tally.full = True
+        elif kind == Type.ERROR and reply[:1] in _OF_ROWS:
+            self._node.coordinator.reply_was_no(self._number, kind, reply)
         return kind == Type.WRITTEN
