@@ -70,6 +70,7 @@ class AdminDoor:
                 web.get("/admin/keys", self._keys),
                 web.get("/admin/history", self._history),
                 web.get("/admin/tombstones", self._tombstones),
+                web.get("/admin/transfers", self._transfers),
                 web.post("/admin/repair", self._repair),
             ]
         )
@@ -93,11 +94,18 @@ class AdminDoor:
                 f"there is nothing at {request.path[:80]!r}; there are /admin/status, "
                 "/admin/ring, /admin/replica/{key}, /admin/digest, /admin/keys, "
                 "/admin/history, /admin/repair, "
-                "/admin/tombstones"
+                "/admin/tombstones, /admin/transfers"
             ) from error
 
     async def _status(self, request: web.Request) -> web.Response:
-        return json_response(self._node.status())
+        status = self._node.status()
+        # It is taken for proof: what was reckoned has to be on the disk before it is said.
+        await self._node.disk.store.durable()
+        return json_response(status)
+
+    async def _transfers(self, request: web.Request) -> web.Response:
+        """What is on its way to this node, and what has come since its start."""
+        return json_response(self._node.transfers.report())
 
     async def _history(self, request: web.Request) -> web.Response:
         """What happened to the members (P§4.8.1): administrators' acts, and what nodes saw."""
@@ -165,7 +173,7 @@ class AdminDoor:
         if partition not in node.topology.owned:
             raise bad_request(
                 f"partition {partition} is not one of this node's; ask one of "
-                + ", ".join(ring.member(n).name for n in ring.slots[partition])
+                + ", ".join(map(node.topology.host_name, node.topology.holders(partition)))
             )
         if not node.recovery.accept_loss(partition):
             raise ProblemError(
@@ -202,7 +210,7 @@ class AdminDoor:
         if "partition" in request.query:
             partition = _whole(request.query["partition"], "partition", 0, ring.partitions - 1)
             if partition not in node.topology.owned:
-                names = ", ".join(node.topology.host_name(n) for n in ring.slots[partition])
+                names = ", ".join(map(node.topology.host_name, node.topology.holders(partition)))
                 raise bad_request(f"partition is {partition}; it is held by {names}, not here")
         if node.antientropy.repairing:
             raise ProblemError(
@@ -218,7 +226,8 @@ class AdminDoor:
         return json_response(self._node.reaper.report(after, limit))
 
     async def _keys(self, request: web.Request) -> web.Response:
-        """This node's own keys of one partition, a page at a time (`dynamo export`)."""
+        """This node's own keys of one partition, a page at a time, and who holds it by now
+        (`dynamo export`)."""
         node = self._node
         ring = node.topology.ring
         if ring is None:
@@ -231,11 +240,14 @@ class AdminDoor:
         if after:
             start = _place_after(after, start, end)
         pairs = await node.disk.store.scan_async(OBJECTS, start, end, limit)
-        more = len(pairs) == limit
+        more, topology = len(pairs) == limit, node.topology
         return json_response(
             {
                 "keys": [b64encode(place[DIGEST_BYTES:]).decode() for place, _ in pairs],
                 "next": digests.cursor(pairs[-1][0]) if more else None,
+                "holders": [topology.host_name(n) for n in topology.holders(partition)],
+                "row": topology.digest(partition).hex(),
+                "counts": node.antientropy.view.counts(partition),
             }
         )
 

@@ -25,11 +25,17 @@ _LOOPBACK: Final = ("127.", "::1", "localhost")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client's write may not exceed; replication never refuses what was accepted."""
+    """What a client's write may not exceed; replication never refuses what was accepted.
+
+    transfer_bytes_per_second_max: how fast this node takes over partitions, 0 for no
+    ceiling. They keep to the share of background work anyway, which is small under load;
+    a ceiling is for a network that others need as well.
+    """
 
     value_bytes_max: int = 1 << 20
     siblings_max: int = 100
     object_bytes_max: int = 8 << 20
+    transfer_bytes_per_second_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,7 @@ def parse(raw: object) -> Config:
             limits.integer("valueBytesMax", 1, 32 << 20, 1 << 20),
             limits.integer("siblingsMax", 1, 10_000, 100),
             limits.integer("objectBytesMax", 1, 48 << 20, 8 << 20),
+            limits.integer("transferBytesPerSecondMax", 0, 1 << 40, 0),
         ),
         timing=Timing(
             timing.integer("timeout_ms", 1, 600_000, 5000),

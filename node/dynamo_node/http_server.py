@@ -121,7 +121,7 @@ class ClientDoor:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._kv = KeyValue(node)
-        self._pages: dict[str, Callable[[], web.Response]] = {
+        self._pages: dict[str, Callable[[], Awaitable[web.Response]]] = {
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/cluster": self._cluster,
@@ -150,12 +150,12 @@ class ClientDoor:
             )
         if request.method not in ("GET", "HEAD"):
             raise problems.method_not_allowed(request.method, "GET, HEAD")
-        return page()
+        return await page()
 
-    def _healthz(self) -> web.Response:
+    async def _healthz(self) -> web.Response:
         return web.Response(text="ok\n")
 
-    def _readyz(self) -> web.Response:
+    async def _readyz(self) -> web.Response:
         node = self._node
         if node.ready:
             return web.Response(text="ready\n")
@@ -167,10 +167,11 @@ class ClientDoor:
             why = "this node is still taking up its incarnation"
         raise problems.overloaded(why)
 
-    def _cluster(self) -> web.Response:
+    async def _cluster(self) -> web.Response:
+        await self._node.transfers.refresh()
         return problems.json_response(cluster_view(self._node))
 
-    def _index(self) -> web.Response:
+    async def _index(self) -> web.Response:
         name = self._node.config.name
         return web.Response(
             text=f"{name}: an always-writable key-value store\n\n"

@@ -24,24 +24,31 @@ from dynamo_node.antientropy import AntiEntropy
 from dynamo_node.births import Births
 from dynamo_node.config import BUFFERED, Config
 from dynamo_node.coordinator import Coordinator
+from dynamo_node.covering import Covering
+from dynamo_node.custodies import Custodies
 from dynamo_node.disk import Clean, Disk, open_disk
 from dynamo_node.disk_health import RESERVE_BYTES, DiskHealth, headroom_bytes
 from dynamo_node.gossip import Gossip
+from dynamo_node.handing_over import HandingOver
 from dynamo_node.handoff import Handoff
 from dynamo_node.inbound import Inbound
 from dynamo_node.incarnations import Known
 from dynamo_node.opening import DamagedError, damaged
 from dynamo_node.outside import REAL, Outside
+from dynamo_node.pages import Pages
 from dynamo_node.pings import Pings
+from dynamo_node.pulling import Puller
 from dynamo_node.reaper import Reaper
 from dynamo_node.recovery import Recovery
 from dynamo_node.replica import Replica
 from dynamo_node.rings import Rings
+from dynamo_node.rows import Rows
 from dynamo_node.seeds import Seeds
 from dynamo_node.slices import Slices
 from dynamo_node.standing import Standing
 from dynamo_node.storage import OBJECTS, StorageError
 from dynamo_node.topology import Topology
+from dynamo_node.transfers import Transfers
 from dynamo_node.trees import Trees
 
 log = logging.getLogger(__name__)
@@ -65,6 +72,10 @@ class Node:
         self.trees = Trees(disk.store)
         self.replica.on_change.append(self.trees.changed)
         self.replica.on_emptied.append(self._emptied)
+        self.custodies = Custodies(self)
+        self.replica.refusal = self.custodies.refusal
+        self.replica.hints.other_row = self.custodies.other_row
+        self.rows = Rows(self)
         self.births = Births(self, clean)
         self.rings = Rings(self)
         self.replica.ring_name = lambda: self.topology.name
@@ -72,18 +83,22 @@ class Node:
         self.coordinator.on_stale_ring = lambda number, code: self.rings.exchange(
             number, teach=code == Code.NOT_READY
         )
+        self.coordinator.on_other_row = self.rows.heard
         self.disk_health = DiskHealth(lambda: outside.free_bytes(config), _reserve(config, outside))
         self.replica.read_only = self.replica.hints.read_only = lambda: self.disk_health.read_only
         self.slices = Slices()
         self.coordinator.admission = self.slices.admission
         self.recovery = Recovery(self)
+        self.pages = Pages(self)
         self.gossip = Gossip(self)
-        self.handoff = Handoff(
-            disk.store, self.replica, self.topology, self.slices, self.gossip.spared
-        )
+        self.handoff = Handoff(self)
         self.reaper = Reaper(self)
         self.coordinator.counts = self.reaper.copies.answers
         self.coordinator.sure = self.reaper.copies.sure
+        self.transfers = Transfers(self)
+        self.pulling = Puller(self)
+        self.handing_over = HandingOver(self)
+        self.covering = Covering(self)
         self.pings = Pings(self)
         self.antientropy = AntiEntropy(self)
         self.antientropy.compare_rounds = self.reaper.copies.heard_committed
@@ -123,22 +138,31 @@ class Node:
     @property
     def recovering(self) -> bool:
         """Whether there are partitions of this node for which it abstains from reads."""
-        recovering = self.standing.recovering
-        return bool(recovering) and not recovering.keys().isdisjoint(self.topology.owned)
+        return bool(self.recovery.lacking())
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the ring in force names this node only until it has handed over what it has."""
+        return self.topology.leaver
 
     @property
     def ready(self) -> bool:
-        """Whether this node may serve: it holds a ring, can mint and isn't stopping."""
+        """Whether this node may serve: it holds a ring, has been told who holds what, can mint
+        and isn't stopping."""
         return (
             self.topology.ring is not None
             and self.replica.minter is not None
+            and not self.custodies.blank
+            and not self.rings.left
             and not self.stopping
             and self.failure is None
         )
 
     @property
     def state(self) -> str:
-        if self.stopping:
+        if self.rings.left:
+            return "left"
+        if self.stopping or self.leaving:
             return "leaving"
         if self.topology.ring is None:
             return "waiting"
@@ -168,6 +192,7 @@ class Node:
         await self.gossip.load()
         await self.reaper.load()
         await self.replica.hints.load(1 if ring is None else ring.partitions)
+        await self.custodies.load(ring)
         if ring is not None:
             await self.trees.load(ring.partitions)
             self.standing.returned(lambda p: self.trees.root(p) != EMPTY_ROOT)
@@ -181,6 +206,8 @@ class Node:
         self.in_background(self.slices.run())
         self.in_background(self.handoff.run())
         self.in_background(self.recovery.run())
+        self.in_background(self.pulling.run())
+        self.in_background(self.covering.run())
         self.in_background(self.gossip.run())
         self.in_background(self.reaper.copies.run())
         self.in_background(self.reaper.run())
@@ -297,8 +324,9 @@ class Node:
             "keys": facts["keys"],
             "hints_pending": facts["hints_pending"],
             "background_share": self.slices.facts(),
-            "disk": self.disk_health.facts(),
+            "disk": {**self.disk_health.facts(), "stored_bytes": self.disk.store.stored_bytes()},
             "recovery": facts["recovery"],
+            "handover": self.transfers.handover(),
             "possible_losses": sorted(self.standing.possible_losses),
             "antientropy": self.antientropy.facts(),
             "durability": config.durability,

@@ -227,6 +227,13 @@ class Trees:
         """The segments under one inner node, joined."""
         return self._of(partition).segments(node)
 
+    def all(self, partition: int) -> bytes:
+        """All segments, joined; zeros when no key of the partition is here."""
+        tree = self._trees.get(partition)
+        if tree is None:
+            return bytes(SEGMENTS * merkle.HASH_BYTES)
+        return b"".join(map(tree.segments, range(merkle.INNER_NODES)))
+
     def unhashed(self, partitions: Iterable[int]) -> list[int]:
         """Those whose root has to be hashed first, which takes some 15 us each."""
         trees = self._trees

@@ -30,9 +30,20 @@ def test_status(cluster: Cluster, ring: Ring) -> None:
         assert isinstance(status.pop("keys"), int)
         assert status.pop("antientropy")["repaired_keys_total"] == 0
         assert 0 < status.pop("background_share")["share"] <= 1
+        handover = status.pop("handover")
+        assert handover.pop("records") > 0
+        assert handover == {
+            "open_slots": 0,
+            "held_by": {},
+            "pulling": 0,
+            "hints": 0,
+            "sealed_to": {},
+            "drained": False,
+        }
         disk = status.pop("disk")
         assert disk["state"] == "ok"
         assert disk["free_bytes"] > disk["reserve_bytes"]
+        assert 0 <= disk["stored_bytes"] < 10_000_000
         assert status == {
             "cluster_id": CLUSTER_ID,
             "cluster_name": "cart",

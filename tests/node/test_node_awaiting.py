@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dynamo_node import meta
-from dynamo_node.awaiting import told
+from dynamo_node.awaiting import all_told, told
 from dynamo_node.config import Limits
 from dynamo_node.disk import Disk
 from dynamo_node.replica import Replica
@@ -31,6 +31,24 @@ async def test_a_callback_is_waited_for_and_its_error_is_raised(store: Store) ->
     await told(lambda done: store.commit(done, sync=True))
     with pytest.raises(StorageError, match="no"):
         await told(lambda done: done(StorageError("no")))
+
+
+async def test_many_callbacks_are_waited_for_as_one() -> None:
+    started: list[Done] = []
+    waiting = all_told([started.append] * 3)
+    assert len(started) == 3
+    for done in started[:2]:
+        done(None)
+    assert not waiting.done()
+    started[2](None)
+    await waiting
+    await all_told([])
+    started.clear()
+    waiting = all_told([lambda done: done(StorageError("first")), started.append])
+    assert not waiting.done(), "the others are told as well"
+    started[0](StorageError("second"))
+    with pytest.raises(StorageError, match="first"):
+        await waiting
 
 
 async def test_it_begins_at_once_and_the_loop_hears_of_no_error_that_nobody_wants() -> None:
