@@ -1,73 +1,17 @@
-"""The words in which a plan speaks: what was observed, and the steps to take.
+"""The words in which a plan speaks: the steps to take, and how they are told to people.
 
-Owns values only. Forbidden: deciding (`plan`) and doing (`local`, and later
-the Kubernetes side).
+Owns values only. Forbidden: deciding (`plan`) and doing (`local`, and later the
+Kubernetes side).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 from dynamo_core.ring import Ring
-from dynamo_operator.spec import DynamoCluster
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a node is reached."""
-
-    host: str
-    http_port: int
-    native_port: int
-    admin_port: int
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """What a node says of itself, already checked to be of this cluster and name."""
-
-    number: int | None
-    incarnation: str
-    disk_id: str  # 32 hex
-    ring_epoch: int  # 0 without a ring
-    ring_id: str  # "" without a ring
-    state: str
-    ready: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedNode:
-    """One wanted node as it is now. No status means unknown, never absent.
-
-    held: a person stopped it and wants it to stay down.
-    settings_hash: of the settings that its process or pod was started with, "" if unknown.
-    """
-
-    name: str
-    address: Address
-    running: bool
-    held: bool
-    settings_hash: str
-    status: NodeStatus | None
-
-    @property
-    def ready(self) -> bool:
-        return self.status is not None and self.status.ready
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """All that a plan may look at.
-
-    cluster_id: "" until an identity exists. ring: the decided one, whether or
-    not nodes hold it. accepted: the spec that was last carried out.
-    """
-
-    cluster_id: str
-    ring: Ring | None
-    accepted: DynamoCluster | None
-    nodes: Mapping[str, ObservedNode]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +75,17 @@ class AdoptRing:
 
 @dataclass(frozen=True, slots=True)
 class DecideRing:
-    """Write the next ring down before anybody is told. ring is None while it can't be known."""
+    """Write the next ring down before anybody is told. ring is None while it can't be known.
 
-    nodes: tuple[str, ...]
+    what: the ring in words ("the next ring: cart-default-3 joins").
+    """
+
+    what: str
     ring: Ring | None
     problems: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"decide the first ring with {', '.join(self.nodes)}"
+        return f"decide {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +96,78 @@ class PostRing:
 
     def __str__(self) -> str:
         return f"post the ring to {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitRing:
+    """Look again until these nodes hold the decided ring."""
+
+    nodes: tuple[str, ...]
+    epoch: int
+
+    def __str__(self) -> str:
+        return f"wait until {', '.join(self.nodes)} holds the ring of epoch {self.epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitDrained:
+    """Look again until it is proven that a leaving node holds nothing that others lack.
+
+    partitions, hints: what it says it still has, None if it doesn't say. holders: who still
+    knows of slots or seals of it, slots: how many. unknown: who can't be asked, or holds
+    another ring.
+    """
+
+    node: str
+    partitions: int | None = None
+    hints: int | None = None
+    holders: tuple[str, ...] = ()
+    slots: int = 0
+    unknown: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.slots and self.node in self.unknown:
+            text = f"wait until {self.node} has handed over {self.slots} slot(s)"
+        elif self.partitions or self.hints:
+            hints = f" and {self.hints} hint(s)" if self.hints else ""
+            text = f"wait until {self.node} has handed over {self.partitions} partition(s){hints}"
+        elif self.holders:
+            text = f"wait until {', '.join(self.holders)} knows that {self.node} holds nothing"
+        else:
+            text = f"wait until {self.node} has handed over what it holds"
+        if self.unknown:
+            text += f"; waiting for word from {', '.join(self.unknown)}"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitMoves:
+    """Look again until the members hold the slots that the ring gives them.
+
+    receivers: who pulls at this moment. sealed: handed-over copies that their old holders
+    keep until the new ones have been compared with them.
+    """
+
+    slots: int
+    sealed: int = 0
+    receivers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        to = f" to {', '.join(self.receivers)}" if self.receivers else ""
+        if self.slots or not self.sealed:
+            return f"wait until {self.slots} slot(s) have moved{to}"
+        return f"wait until {self.sealed} handed-over copies have been compared and deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNode:
+    """End a node that the ring doesn't name any more; its data goes or stays."""
+
+    node: str
+    keep_data: bool
+
+    def __str__(self) -> str:
+        return f"stop {self.node} and {'keep' if self.keep_data else 'delete'} its data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +209,30 @@ Step = (
     | AdoptRing
     | DecideRing
     | PostRing
+    | AwaitRing
+    | AwaitDrained
+    | AwaitMoves
+    | RemoveNode
     | AwaitReady
     | RestartNode
     | Blocked
 )
+
+
+def told(steps: Iterable[Step]) -> list[str]:
+    """Steps for people, one line each; the same done to one node after another is one line."""
+    lines: list[str] = []
+    for kind, group in groupby(steps, type):
+        if kind in (StartNode, PostRing):
+            nodes = [step.node for step in group if isinstance(step, StartNode | PostRing)]
+            lines.append(
+                f"{'start' if kind is StartNode else 'post the ring to'} {', '.join(nodes)}"
+            )
+        else:
+            lines += map(str, group)
+    return lines
+
+
+def uncounted(line: str) -> str:
+    """A told step without its counts: equal for two that differ in how far they are."""
+    return re.sub(r"(?<![-\w])\d+", "", line)

@@ -1,6 +1,7 @@
 """A stand-in for a node process: the admin HTTP, the disk's id and the ring, nothing else.
 
-It keeps the interface that `dynamo local` relies on, and starts fast.
+It keeps the interface that `dynamo local` relies on, and starts fast. It has handed
+over whatever it should; a file `handover.json` beside its configuration says otherwise.
 test_local_node_contract runs the same checks against it and the real node.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo_core.errors import CallerError
-from dynamo_core.ring import Ring
+from dynamo_core.ring import Member, Ring
 
 STARTED = time.monotonic()
 Answer = tuple[int, dict[str, Any]]
@@ -41,7 +42,7 @@ class FakeNode:
 
     def status(self) -> Answer:
         ring, name = self.ring, self.config["node"]["name"]
-        member = ring.member_named(name) if ring else None
+        member = named(ring, name) if ring else None
         return 200, {
             "cluster_id": self.config["cluster"]["id"],
             "cluster_name": self.config["cluster"]["name"],
@@ -52,6 +53,7 @@ class FakeNode:
             "ring": {"epoch": ring.epoch, "id": ring.id} if ring else None,
             "state": "up" if ring else "waiting",
             "ready": ring is not None,
+            "handover": self.handover(),
             "version": "0.1.0",
             "feature_levels": [1, 1],
             "keys": 0,
@@ -61,6 +63,12 @@ class FakeNode:
             "uptime_seconds": time.monotonic() - STARTED,
             "pid": os.getpid(),
         }
+
+    def handover(self) -> dict[str, Any]:
+        facts = {"open_slots": 0, "records": 0, "hints": 0, "pulling": 0, "drained": False}
+        told = self.data.parent / "handover.json"
+        more = json.loads(told.read_text()) if told.exists() else {}
+        return {**facts, "sealed_to": {}, "held_by": {}, **more}
 
     def get_ring(self) -> Answer:
         if self.ring is None:
@@ -74,9 +82,16 @@ class FakeNode:
             return problem(400, "bad ring", str(error))
         if self.ring is not None and ring.id != self.ring.id and ring.parent != self.ring.id:
             return problem(409, "not the parent", "another ring", ring=self.ring.to_json())
+        if named(ring, self.config["node"]["name"]) is None:
+            return problem(400, "bad ring", "it doesn't name this node")
         (self.data / "ring.json").write_bytes(ring.to_bytes())
         self.ring = ring
         return 200, {"epoch": ring.epoch, "id": ring.id}
+
+
+def named(ring: Ring, name: str) -> Member | None:
+    """The member or leaving member of that name."""
+    return next((m for m in (*ring.members, *ring.leaving) if m.name == name), None)
 
 
 def problem(status: int, title: str, detail: str, **more: object) -> Answer:

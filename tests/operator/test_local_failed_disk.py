@@ -9,7 +9,7 @@ from tests.node.disks import FAILING_ROCKSDB
 from tests.node.node_processes import CLUSTER_ID, NodeProcess, until
 
 from dynamo_operator.local.nodes import Nodes
-from dynamo_operator.steps import Address
+from dynamo_operator.observed import Address
 
 
 @pytest.fixture

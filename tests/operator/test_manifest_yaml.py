@@ -7,9 +7,9 @@ import pytest
 from dynamo_operator import manifest
 from dynamo_operator.layout import places
 from dynamo_operator.manifest import ManifestError
+from dynamo_operator.observed import Address, Observed, ObservedNode
 from dynamo_operator.plan import plan
 from dynamo_operator.spec import DynamoCluster
-from dynamo_operator.steps import Address, Observed, ObservedNode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -16,11 +16,12 @@ from typing import Literal
 
 from dynamo_core.errors import CallerError, DynamoError
 from dynamo_operator.local import processes
-from dynamo_operator.local.folder import Folder, State, Wanted
+from dynamo_operator.local.folder import Folder
 from dynamo_operator.local.nodes import Nodes
 from dynamo_operator.local.observing import Sight, look
 from dynamo_operator.local.processes import Process
-from dynamo_operator.local.start import Source, load
+from dynamo_operator.local.start import Source, follow, load, source_of
+from dynamo_operator.local.state import State, Wanted
 from dynamo_operator.spec import DynamoCluster
 
 READY_SECONDS = 45.0
@@ -65,9 +66,7 @@ def wanted_cluster(folder: Folder) -> DynamoCluster:
     accepted = folder.accepted()
     if accepted is not None:
         return accepted
-    state = folder.state()
-    path = type(folder.path)(state.manifest) if state.manifest else None
-    return load(Source(path, state.replicas), folder.path).cluster
+    return load(source_of(folder.state()), folder.path).cluster
 
 
 def halt(folder: Folder, name: str, act: Literal["stop", "kill", "pause", "resume"]) -> str:
@@ -97,13 +96,22 @@ def halt(folder: Folder, name: str, act: Literal["stop", "kill", "pause", "resum
 def start(folder: Folder, name: str) -> str:
     """Has the supervisor start a node that is held down, and waits until it is ready."""
     supervisor_or_fail(folder)
+    ring = folder.ring()
     with folder.edit() as state:
         record = state.nodes[name]
         if record.wanted == "paused" and record.process:
             processes.send(record.process, signal.SIGCONT)
         running = processes.alive(record.process)
         record.wanted, record.act = "up", ""
-    asyncio.run(wait_until(folder, lambda now: now.observed.nodes[name].ready, f"{name} is ready"))
+        if ring is not None and state.give_up:  # whoever starts it hasn't given it up any more
+            mine = [m.number for m in (*ring.members, *ring.leaving) if m.name == name]
+            state.give_up = [number for number in state.give_up if number not in mine]
+
+    def ready(now: Sight) -> bool:  # a leaver may be drained and gone before we look
+        node = now.observed.nodes.get(name)
+        return node is None or node.ready
+
+    asyncio.run(wait_until(folder, ready, f"{name} is ready"))
     return f"{name} was running" if running else f"{name} is ready"
 
 
@@ -146,7 +154,7 @@ async def stop_all(folder: Folder) -> tuple[int, int]:
 def hand_over(folder: Folder, source: Source) -> None:
     """Tells the running supervisor which manifest it shall follow from now on."""
     with folder.edit() as state:
-        state.manifest, state.replicas = str(source.path or ""), source.replicas
+        follow(state, source)
 
 
 def detach(folder: Folder, arguments: list[str]) -> Process | None:

@@ -18,7 +18,7 @@ from dynamo_operator.local.observing import Sight, progress
 from dynamo_operator.local.processes import Process, alive, tail
 from dynamo_operator.local.screen import Screen, program
 from dynamo_operator.local.supervisor import UP_SECONDS, Supervisor
-from dynamo_operator.plan import settings_hash
+from dynamo_operator.rolling import settings_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ def up(options: Options) -> None:
     folder = Folder.create(data, wanted.cluster.name, options.port or start.DEFAULT_PORT)
     screen = Screen(folder.path, options.base / wanted.cluster.name)
     try:
+        # What `scale` has set holds until the manifest is edited or --replicas says otherwise.
+        source = start.kept(folder.state(), source)
+        wanted = start.load(source, data)
         if known:
             start.check_port(folder, options.port)
             refused = start.refusals(folder, wanted.cluster)
@@ -61,6 +64,9 @@ def up(options: Options) -> None:
             return
         with right:
             start.check_ports_free(folder.state(), wanted.cluster)
+            # Before anybody looks: whoever knows no manifest would take the built-in one's
+            # nodes for this cluster's, and give them the first ports.
+            acts.hand_over(folder, source)
             if wanted.ignored and not options.in_background:
                 screen.say(f"the manifest also holds {', '.join(wanted.ignored)}: ignored here")
             if not options.detach:
@@ -89,6 +95,8 @@ def _supervise(
         supervisor = Supervisor(folder, source, wanted, screen, attached)
         asyncio.run(supervisor.run())
     given = f" -f {options.manifest}" if options.manifest else ""
+    replicas = folder.state().replicas if options.manifest else None
+    given += "" if replicas is None else f" --replicas {replicas}"
     again = f"`{program()} local up{given}{screen.data_option}`"
     screen.say(f"{wanted.cluster.name} is stopped; its data stays. {again} goes on with it.")
 
@@ -147,20 +155,21 @@ def _hand_over(folder: Folder, source: start.Source, wanted: start.Wanted, scree
             return
         if down:
             screen.say(f"new settings wait until {', '.join(down)} is started again", "refused")
-        asyncio.run(_carried_out(folder, wanted, up, wanted_hash if not down else ""))
+        asyncio.run(_carried_out(folder, wanted, wanted_hash if not down else ""))
     screen.nodes(asyncio.run(acts.sight(folder)))
 
 
-async def _carried_out(
-    folder: Folder, wanted: start.Wanted, names: list[str], wanted_hash: str
-) -> None:
-    """Returns when the spec is accepted and, with a hash, these nodes run with its settings."""
+async def _carried_out(folder: Folder, wanted: start.Wanted, wanted_hash: str) -> None:
+    """Returns when the spec is accepted and, with a hash, its nodes run with those settings.
+
+    Data may still move then; that takes as long as it takes.
+    """
 
     def done(now: Sight) -> bool:
-        nodes = [now.observed.nodes[name] for name in names if name in now.observed.nodes]
+        nodes = [now.observed.nodes[name] for name in now.wanted]
         return now.observed.accepted == wanted.cluster and (
             not wanted_hash or all(n.ready and n.settings_hash == wanted_hash for n in nodes)
         )
 
-    seconds = UP_SECONDS + 30 * len(names)
+    seconds = UP_SECONDS + 30 * wanted.cluster.spec.nodes_total
     await acts.wait_until(folder, done, "the manifest is carried out", seconds)

@@ -14,22 +14,29 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from dynamo_core.ring import Ring
+from dynamo_operator.layout import places, pool_named
 from dynamo_operator.local import processes
 from dynamo_operator.local.folder import Folder
-from dynamo_operator.local.nodes import NodeRefused, Nodes
+from dynamo_operator.local.nodes import NodeBehind, NodeRefused, Nodes
 from dynamo_operator.local.observing import Sight, address
 from dynamo_operator.local.start import Wanted
 from dynamo_operator.local.telling import Teller
-from dynamo_operator.plan import Plan, settings, settings_hash
+from dynamo_operator.plan import Plan
+from dynamo_operator.rolling import settings, settings_hash
 from dynamo_operator.steps import (
     AcceptSpec,
     AdoptRing,
+    AwaitDrained,
+    AwaitMoves,
     AwaitReady,
+    AwaitRing,
     AwaitStatus,
     Blocked,
     CreateIdentity,
     DecideRing,
     PostRing,
+    RemoveNode,
     RestartNode,
     StartNode,
 )
@@ -122,7 +129,7 @@ class Carrier:
         for step in made.steps:
             match step:
                 case AcceptSpec():
-                    self.folder.accept(wanted.value)
+                    self._accept(made, wanted)
                 case CreateIdentity():
                     self.folder.create_identity()
                     return
@@ -130,11 +137,13 @@ class Carrier:
                     self._start(name, made)
                 case PostRing(name):
                     await self._post(name, sight)
-                case DecideRing(_, ring, problems):
+                case DecideRing(what, ring, problems):
                     if ring is not None:
-                        self.folder.decide(ring)
-                        self.teller.decided(ring, problems)
+                        self._decide(ring)
+                        self.teller.decided(what, ring, problems)
                     return
+                case RemoveNode(name, keep_data):
+                    await self._remove(name, keep_data, sight)
                 case AdoptRing(name):
                     await self._adopt(name, sight)
                     return
@@ -144,8 +153,23 @@ class Carrier:
                 case Blocked(reason):
                     self.teller.once(reason, "refused")
                     return
-                case AwaitStatus() | AwaitReady():
+                case AwaitStatus() | AwaitReady() | AwaitRing() | AwaitDrained() | AwaitMoves():
                     return
+
+    def _accept(self, made: Plan, wanted: Wanted) -> None:
+        with self.folder.edit() as state:
+            for place in places(made.cluster):
+                pool = pool_named(made.cluster, place.name)
+                if pool is not None:  # remembered, since a pool may be gone when its nodes go
+                    state.record(place.name).when_scaled = pool.storage.when_scaled
+        self.folder.accept(wanted.value)
+
+    def _decide(self, ring: Ring) -> None:
+        self.folder.decide(ring)
+        numbers = {member.number for member in (*ring.members, *ring.leaving)}
+        if not set(self.folder.state().give_up) <= numbers:
+            with self.folder.edit() as state:
+                state.give_up = [number for number in state.give_up if number in numbers]
 
     def _start(self, name: str, made: Plan) -> None:
         now = asyncio.get_running_loop().time()
@@ -212,8 +236,26 @@ class Carrier:
         assert sight.ring is not None, "a ring is decided before it is posted"
         try:
             await self.nodes.post_ring(name, address(sight.state, name), sight.ring)
+        except NodeBehind:
+            pass  # its peers hold the rings between, and teach it
         except NodeRefused as error:
             self.teller.once(str(error), "bad")
+
+    async def _remove(self, name: str, keep_data: bool, sight: Sight) -> None:
+        """Ends a node. Nothing is stopped or deleted under another ring than was looked at."""
+        ring = self.folder.ring()
+        if ring is None or sight.ring is None or ring.id != sight.ring.id:
+            return
+        if any(member.name == name for member in (*ring.members, *ring.leaving)):
+            return
+        record = self.folder.state().nodes.get(name)
+        if record is not None and record.process is not None:
+            await processes.stop([record.process], self.stop)
+        life = self.lives.pop(name, None)
+        if life is not None and life.child is not None:
+            life.child.poll()
+        await asyncio.to_thread(self.folder.remove, name, keep_data)
+        self.teller.removed(name, keep_data)
 
     async def _adopt(self, name: str, sight: Sight) -> None:
         assert self.nodes is not None, "a plan adopts rings after the identity"

@@ -145,17 +145,44 @@ def start(nodes: tuple[str, ...], data: Path | None) -> None:
 
 @local.command()
 @click.argument("replicas", type=click.IntRange(0), metavar="N")
+@click.option("--pool", default="default", show_default=True, help="The pool to scale.")
+@click.option("--wait", is_flag=True, help="Return when all data is where it belongs.")
 @_data_option
-def scale(replicas: int, data: Path | None) -> None:
-    """Change the number of nodes (this version can't yet)."""
+def scale(replicas: int, pool: str, wait: bool, data: Path | None) -> None:
+    """Change the number of nodes of a pool, until the manifest is edited.
+
+    Data moves while clients read and write; `status` shows how far it is. Nodes are
+    stopped only after it is proven that others hold what they held. A cluster that
+    doesn't run is scaled at its next `up`.
+    """
     with _errors():
+        from dynamo_operator.local import scaling
+        from dynamo_operator.local.screen import Screen
+
         folder = _find(data)
-        held = len(folder.state().nodes)
-        raise CallerError(
-            f"this version can't change the number of nodes from {held} to {replicas} yet, since "
-            "it doesn't move tokens between nodes: make another cluster with "
-            f"`dynamo local up --replicas {replicas} --data DIR --port PORT`"
-        )
+        told, under_way = scaling.scale(folder, replicas, pool)
+        click.echo(told)
+        if wait and under_way:
+            with Screen(folder.path, BASE / folder.cluster_name) as screen:
+                scaling.follow(folder, lambda now: screen.plan(now.state.plan))
+
+
+@local.command("give-up")
+@click.argument("node", metavar="NODE")
+@_data_option
+def give_up(node: str, data: Path | None) -> None:
+    """Give up a node that is down for good, and what only it holds.
+
+    For a node that shall leave and will never run again: nobody else can end the
+    wait for it. One that has merely lost its disk is started, and rebuilds itself.
+    Refused unless all others are whole. Its data stays in its folder.
+    """
+    with _errors():
+        from dynamo_operator.local import acts, scaling
+
+        folder = _find(data)
+        for name in acts.resolve(folder.state(), [node]):
+            click.echo(scaling.give_up(folder, name))
 
 
 @local.command()
@@ -213,6 +240,10 @@ def _show(folder: Folder, now: Sight) -> None:
         + (f"{now.state.phase}, {who}" if supervised else "not supervised (`dynamo local up`)")
     )
     screen.nodes(now)
+    if supervised and now.state.plan:
+        screen.result("plan in progress:")
+        for index, line in enumerate(now.state.plan):
+            screen.result(f"  {'- ' if index else '> '}{line}")
     for refusal in now.state.refusals:
         screen.say(f"edit refused: {refusal}", "refused")
     if now.state.failure:
@@ -251,7 +282,10 @@ def _as_json(folder: Folder, now: Sight) -> dict[str, Any]:
         "phase": now.state.phase if supervised or now.state.phase == "failed" else "stopped",
         "failure": now.state.failure or None,
         "refusals": now.state.refusals,
-        "ring": {"epoch": now.ring.epoch, "id": now.ring.id} if now.ring else None,
+        "ring": {"epoch": now.ring.epoch, "id": now.ring.id, "settled": now.settled}
+        if now.ring
+        else None,
+        "plan": now.state.plan if supervised else [],
         "nodes": nodes,
     }
 

@@ -15,20 +15,26 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from dynamo_core.errors import CallerError
 from dynamo_core.ring import Ring
-from dynamo_operator.local.processes import Process
+from dynamo_operator.local.state import State, state_from
 from dynamo_operator.parsing import SpecError, parse
 from dynamo_operator.spec import DynamoCluster
 
 MARKER = "dynamo-local.json"
-FILES = ("identity.json", "ring.json", "accepted.json", "state.json", "lock", ".gitignore")
-Wanted = Literal["up", "down", "paused"]
-Phase = Literal["stopped", "starting", "running", "stopping", "failed"]
+FILES = (
+    "identity.json",
+    "ring.json",
+    "settled.json",
+    "accepted.json",
+    "state.json",
+    "lock",
+    ".gitignore",
+)
 
 
 class FolderError(CallerError):
@@ -43,44 +49,12 @@ class Identity:
     keys: tuple[dict[str, Any], ...]
 
 
-@dataclass(slots=True)
-class NodeRecord:
-    """What is remembered of a node. index decides its ports and is never given again."""
-
-    index: int
-    wanted: Wanted = "up"
-    act: str = ""  # the command that made it wanted so
-    process: Process | None = None
-    settings_hash: str = ""
-
-
-@dataclass(slots=True)
-class State:
-    """state.json. port is node 0's HTTP port; manifest and replicas are what `up` was given."""
-
-    port: int
-    manifest: str = ""
-    replicas: int | None = None
-    phase: Phase = "stopped"
-    failure: str = ""
-    refusals: list[str] = field(default_factory=list)
-    supervisor: Process | None = None
-    nodes: dict[str, NodeRecord] = field(default_factory=dict)
-
-    def record(self, name: str) -> NodeRecord:
-        """The record of a node, made with the next index if it is new."""
-        if name not in self.nodes:
-            index = max((record.index for record in self.nodes.values()), default=-1) + 1
-            self.nodes[name] = NodeRecord(index)
-        return self.nodes[name]
-
-
 class Folder:
     """One cluster's data folder. Make one with `create` or `open`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._ring: tuple[tuple[int, int, int], Ring] | None = None
+        self._rings: dict[str, tuple[tuple[int, int, int], Ring]] = {}
 
     @classmethod
     def create(cls, path: Path, cluster_name: str, port: int) -> Folder:
@@ -153,18 +127,32 @@ class Folder:
 
     def ring(self) -> Ring | None:
         """The decided ring. Read anew only after the file was replaced: checking it is work."""
-        path = self.path / "ring.json"
+        return self._read_ring("ring.json")
+
+    def settled(self) -> Ring | None:
+        """The last decided ring under which everything lay where it should."""
+        return self._read_ring("settled.json")
+
+    def _read_ring(self, name: str) -> Ring | None:
+        path = self.path / name
         try:
             stat = path.stat()
         except FileNotFoundError:
             return None
         stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if self._ring is None or self._ring[0] != stamp:
+        if name not in self._rings or self._rings[name][0] != stamp:
             try:
-                self._ring = stamp, Ring.from_bytes(path.read_bytes())
+                self._rings[name] = stamp, Ring.from_bytes(path.read_bytes())
             except CallerError as error:
                 raise FolderError(f"{path} is damaged: {error}") from error
-        return self._ring[1]
+        return self._rings[name][1]
+
+    def settle(self, ring: Ring) -> None:
+        """Notes that everything lies where that ring wants it."""
+        held = self.settled()
+        if held is None or held.id != ring.id:
+            with self._locked():
+                _write(self.path / "settled.json", ring.to_bytes())
 
     def decide(self, ring: Ring) -> None:
         """Writes a ring down for good. Refused unless it follows the one that is there."""
@@ -193,6 +181,13 @@ class Folder:
     def accept(self, value: dict[str, Any]) -> None:
         _write(self.path / "accepted.json", _json(value))
 
+    def remove(self, name: str, keep_data: bool) -> None:
+        """Forgets a node whose process has ended. Its record goes last: this can be repeated."""
+        if not keep_data and self.node(name).exists():
+            shutil.rmtree(self.node(name))
+        with self.edit() as state:
+            state.nodes.pop(name, None)
+
     def write_config(self, name: str, config: dict[str, Any]) -> Path:
         """A node's configuration file; it holds keys, so only the owner may read it."""
         folder = self.node(name)
@@ -205,12 +200,7 @@ class Folder:
     def state(self) -> State:
         value = self._read("state.json")
         try:
-            value["supervisor"] = _process(value["supervisor"])
-            value["nodes"] = {
-                name: NodeRecord(**{**record, "process": _process(record["process"])})
-                for name, record in value["nodes"].items()
-            }
-            return State(**value)
+            return state_from(value)
         except (KeyError, TypeError, AttributeError) as error:
             raise FolderError(f"{self.path / 'state.json'} is damaged: {error!r}") from error
 
@@ -264,6 +254,9 @@ class Folder:
         """
         if (self.path / "nodes").exists():
             shutil.rmtree(self.path / "nodes")
+        for name in FILES:  # whoever was killed while writing one left its new form behind
+            for unfinished in self.path.glob(f"{name}.*.new"):
+                unfinished.unlink(missing_ok=True)
         for name in (*FILES, "supervisor.log", "supervisor.log.1", "supervisor.lock", MARKER):
             (self.path / name).unlink(missing_ok=True)
         try:
@@ -307,10 +300,6 @@ def find(data: Path | None, base: Path) -> Folder:
     raise FolderError(
         f"there is no local cluster in {base}: `dynamo local up` makes one, --data names another"
     )
-
-
-def _process(value: dict[str, Any] | None) -> Process | None:
-    return None if value is None else Process(**value)
 
 
 def _json(value: object) -> bytes:

@@ -15,7 +15,7 @@ import aiohttp
 
 from dynamo_core.errors import CallerError, DynamoError
 from dynamo_core.ring import Ring
-from dynamo_operator.steps import Address, NodeStatus
+from dynamo_operator.observed import Address, DiskSpace, Handover, NodeStatus
 
 STATUS_TIMEOUT_SECONDS = 2.0
 RING_TIMEOUT_SECONDS = 10.0
@@ -23,6 +23,10 @@ RING_TIMEOUT_SECONDS = 10.0
 
 class NodeRefused(DynamoError):
     """A node did not take or give a ring; the text says what it answered."""
+
+
+class NodeBehind(NodeRefused):
+    """A node holds an older ring than the parent of the one posted: its peers teach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class Nodes:
             ring_id=str(ring["id"]),
             state=str(value["state"]),
             ready=value["ready"] is True,
+            handover=_handover(value.get("handover")),
+            disk=_disk(value.get("disk") or {}),
         )
         hints = sum(int(count) for count in value.get("hints_pending", {}).values())
         return Probe(status, int(value["pid"]), hints, str(value.get("version", "")))
@@ -108,7 +114,7 @@ class Nodes:
             raise NodeRefused(f"{name} gives a ring that is not valid: {error}") from error
 
     async def post_ring(self, name: str, address: Address, ring: Ring) -> None:
-        """Hands a node the decided ring. Raises NodeRefused with what it answered."""
+        """Hands a node the decided ring. Raises NodeBehind, or NodeRefused with its answer."""
         try:
             async with self._session.post(
                 f"{_url(address)}/admin/ring",
@@ -117,9 +123,35 @@ class Nodes:
                 timeout=_timeout(RING_TIMEOUT_SECONDS),
             ) as answer:
                 if answer.status != 200:
-                    raise NodeRefused(f"{name} does not take the ring: {await _told(answer)}")
+                    told = f"{name} does not take the ring: {await _told(answer)}"
+                    behind = answer.status == 409 and await _holds_below(answer, ring.epoch)
+                    raise (NodeBehind if behind else NodeRefused)(told)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise NodeRefused(f"{name} does not take the ring: {error!r}") from error
+
+
+def _handover(value: dict[str, Any] | None) -> Handover | None:
+    if value is None:
+        return None
+    return Handover(
+        open_slots=int(value["open_slots"]),
+        records=int(value["records"]),
+        hints=int(value["hints"]),
+        pulling=int(value["pulling"]),
+        sealed_to=_by_number(value["sealed_to"]),
+        held_by=_by_number(value["held_by"]),
+    )
+
+
+def _disk(value: dict[str, Any]) -> DiskSpace | None:
+    if value.get("free_bytes") is None or "stored_bytes" not in value:
+        return None
+    room = int(value["free_bytes"]) - int(value["reserve_bytes"])
+    return DiskSpace(value["state"] == "full", int(value["stored_bytes"]), max(0, room))
+
+
+def _by_number(value: dict[str, Any]) -> dict[int, int]:
+    return {int(number): int(count) for number, count in value.items()}
 
 
 def _url(address: Address) -> str:
@@ -128,6 +160,15 @@ def _url(address: Address) -> str:
 
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds)
+
+
+async def _holds_below(answer: aiohttp.ClientResponse, epoch: int) -> bool:
+    """Whether the ring in a 409 is older than this epoch."""
+    try:
+        value = await answer.json(content_type=None)
+        return int(value["ring"]["epoch"]) < epoch
+    except (aiohttp.ClientError, ValueError, KeyError, TypeError):
+        return False
 
 
 async def _told(answer: aiohttp.ClientResponse) -> str:

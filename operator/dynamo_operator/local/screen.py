@@ -9,9 +9,10 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -22,18 +23,23 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamo_operator.local.observing import Sight, address, stage
+from dynamo_operator.steps import uncounted
 
 _STYLES = {
     "ready": "green",
     "starting": "yellow",
     "formatted": "yellow",
     "waiting": "yellow",
+    "joining": "yellow",
+    "leaving": "yellow",
+    "left": "yellow",
     "paused": "magenta",
     "killed": "red",
     "stopped": "red",
     "down": "red",
     "unknown": "red",
 }
+PLAN_SECONDS = 10.0  # how often a log gets counts anew
 _KINDS = {"info": "", "good": "green", "bad": "red", "refused": "yellow"}
 
 
@@ -45,6 +51,8 @@ class Screen:
         self._out = Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._stages: dict[str, str] = {}
+        self._lines: list[str] = []
+        self._plan_told = 0.0
         same = folder.absolute() == default_folder.absolute()
         near = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         self.data_option = "" if same else f" --data {shlex.quote(str(near))}"
@@ -78,6 +86,31 @@ class Screen:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def plan(self, lines: Sequence[str]) -> None:
+        """Shows the steps that remain, the present one first; none ends it.
+
+        In place on a terminal, else a line when it waits for something else, and now and then
+        for its counts: what is done is told as an event.
+        """
+        if self._err.is_terminal:
+            if not lines:
+                self.end_progress()
+            elif self._live is None:
+                self._live = Live(console=self._err, refresh_per_second=8, transient=True)
+                self._live.start()
+            if self._live is not None and list(lines) != self._lines:
+                self._live.update(_plan_table(lines))
+        elif lines and lines[0].startswith("wait"):
+            first, now = lines[0], monotonic()
+            known = self._lines[0] if self._lines else ""
+            steady = uncounted(first) == uncounted(known)
+            if first != known and (not steady or now - self._plan_told > PLAN_SECONDS):
+                self._plan_told = now
+                self.event(first)
+            else:
+                return
+        self._lines = list(lines)
 
     def say(self, text: str, kind: str = "info") -> None:
         """One line, or a few, about the command itself."""
@@ -117,7 +150,7 @@ class Screen:
 
     def what_next(self, sight: Sight, attached: bool) -> None:
         """Commands to try, on stdout, ready to be copied."""
-        names = list(sight.observed.nodes)
+        names = list(sight.wanted)
         urls = [f"http://127.0.0.1:{address(sight.state, name).http_port}" for name in names]
         me, data = program(), self.data_option
         url = "" if sight.state.port == 8100 else f" --url {urls[0]}"
@@ -143,6 +176,14 @@ class Screen:
                 self._out.print(Text(f"# {comment}", style="dim"))
             else:
                 self._out.print(Text(f"  {command}"))
+
+
+def _plan_table(lines: Sequence[str]) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for index, line in enumerate(lines):
+        mark = Text("·", style="dim") if index else Spinner("dots", style="yellow")
+        table.add_row(mark, Text(line, style="dim" if index else ""))
+    return table
 
 
 def program() -> str:

@@ -11,20 +11,21 @@ import errno
 import socket
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dynamo_core.errors import CallerError
 from dynamo_operator import manifest
 from dynamo_operator.layout import places
-from dynamo_operator.local.folder import Folder, State, is_ours
+from dynamo_operator.local.folder import Folder, is_ours
 from dynamo_operator.local.observing import ADMIN_ABOVE_HTTP, HOST, NATIVE_BELOW_HTTP, address
 from dynamo_operator.local.processes import alive
+from dynamo_operator.local.state import State
+from dynamo_operator.observed import Observed
 from dynamo_operator.parsing import parse
-from dynamo_operator.plan import refused
-from dynamo_operator.spec import API_VERSION, KIND, DynamoCluster
-from dynamo_operator.steps import Observed
+from dynamo_operator.refusals import refused
+from dynamo_operator.spec import API_VERSION, DEFAULT_POOL, KIND, DynamoCluster
 
 DEFAULT_PORT = 8100
 DEFAULT_NAME = "local"
@@ -32,10 +33,15 @@ DEFAULT_NAME = "local"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the wanted spec comes from: a manifest's path, or None for a built-in one."""
+    """Where the wanted spec comes from: a manifest's path, or None for a built-in one.
+
+    replicas: of the default pool, as `up` was told. scaled: replicas by pool, as `scale` was
+    told since; they win over both.
+    """
 
     path: Path | None
     replicas: int | None
+    scaled: tuple[tuple[str, int], ...] = ()
 
     def stamp(self) -> tuple[int, int]:
         """Changes when the file does; (0, 0) without a file or while it is away."""
@@ -77,13 +83,53 @@ def load(source: Source, folder: Path | None) -> Wanted:
             "kind": KIND,
             "metadata": {"name": DEFAULT_NAME},
         }
+    told = "as it is"
+    value = deepcopy(value)
     if source.replicas is not None:
-        value = deepcopy(value)
-        value["spec"] = {**(value.get("spec") or {}), "replicas": source.replicas}
+        told = f"with --replicas {source.replicas}"
+        _set_replicas(value, DEFAULT_POOL, source.replicas)
+    for pool, replicas in source.scaled:
+        told = f"scaled to {replicas} node(s) in pool {pool}"
+        _set_replicas(value, pool, replicas)
     try:
         return Wanted(parse(value), value, ignored)
     except CallerError as error:
-        raise CallerError(f"with --replicas {source.replicas}: {error}") from error
+        raise CallerError(f"{told}: {error}") from error
+
+
+def source_of(state: State) -> Source:
+    """What the folder says that shall be followed. An edit of the manifest ends a `scale`."""
+    source = Source(Path(state.manifest) if state.manifest else None, state.replicas)
+    if tuple(state.scaled_at) != source.stamp():
+        return source
+    return replace(source, scaled=tuple(sorted(state.scaled.items())))
+
+
+def kept(state: State, source: Source) -> Source:
+    """A source that was given, with what `scale` has set since, unless the source says anew."""
+    before = source_of(state)
+    if before.path != source.path:
+        return source
+    anew = {DEFAULT_POOL} if source.replicas is not None else set()
+    return replace(source, scaled=tuple(one for one in before.scaled if one[0] not in anew))
+
+
+def follow(state: State, source: Source) -> None:
+    """Writes down what shall be followed from now on."""
+    state.manifest, state.replicas = str(source.path or ""), source.replicas
+    state.scaled, state.scaled_at = dict(source.scaled), list(source.stamp())
+
+
+def _set_replicas(value: dict[str, Any], pool: str, replicas: int) -> None:
+    spec = value["spec"] = value.get("spec") or {}
+    if pool == DEFAULT_POOL:
+        spec["replicas"] = replicas
+        return
+    pools = {one["name"]: one for one in spec.get("pools") or ()}
+    if pool not in pools:
+        known = ", ".join((DEFAULT_POOL, *pools))
+        raise CallerError(f"there is no pool {pool!r}: the pools are {known}")
+    pools[pool]["replicas"] = replicas
 
 
 def default_data(base: Path, source: Source) -> Path:
@@ -119,7 +165,7 @@ def check_ports_free(state: State, cluster: DynamoCluster) -> None:
     """
     for name in (place.name for place in places(cluster)):
         state.record(name)
-    count = len(state.nodes)
+    count = 1 + max(record.index for record in state.nodes.values())
     low, high = state.port - NATIVE_BELOW_HTTP, state.port + ADMIN_ABOVE_HTTP + count - 1
     if low < 1 or high > 65535 or count > ADMIN_ABOVE_HTTP:
         raise CallerError(

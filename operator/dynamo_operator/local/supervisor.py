@@ -14,21 +14,21 @@ import os
 import signal
 import subprocess
 from datetime import UTC, datetime
-from pathlib import Path
 
 from dynamo_core.errors import CallerError, DynamoError
-from dynamo_operator.local import processes
+from dynamo_operator.local import processes, start
 from dynamo_operator.local.carrying import Carrier
 from dynamo_operator.local.folder import Folder
 from dynamo_operator.local.observing import Sight, look, progress
 from dynamo_operator.local.screen import Screen
-from dynamo_operator.local.start import Source, Wanted, load
 from dynamo_operator.local.telling import Teller
 from dynamo_operator.plan import Plan, plan
+from dynamo_operator.steps import Step
 
 BUSY_SECONDS = 0.15
 IDLE_SECONDS = 1.0
 PEEK_SECONDS = 0.2
+STUCK_SECONDS = 5.0  # after which a plan that doesn't change is looked at less often
 UP_SECONDS = 60.0
 
 
@@ -40,7 +40,12 @@ class Supervisor:
     """Runs one cluster until it is told to stop. The caller holds the right to supervise."""
 
     def __init__(
-        self, folder: Folder, source: Source, wanted: Wanted, screen: Screen, attached: bool
+        self,
+        folder: Folder,
+        source: start.Source,
+        wanted: start.Wanted,
+        screen: Screen,
+        attached: bool,
     ) -> None:
         self._folder = folder
         self._source = source
@@ -50,6 +55,8 @@ class Supervisor:
         self._attached = attached
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
+        self._steps: tuple[Step, ...] = ()
+        self._changed_at = 0.0
         self._tell = Teller(folder, screen, attached)
         self._carrier = Carrier(folder, self._tell, self._stop)
 
@@ -65,8 +72,8 @@ class Supervisor:
         began = loop.time()
         try:
             while not self._stop.is_set():
-                settled = await self._pass(loop.time() - began)
-                await self._wait(IDLE_SECONDS if settled else BUSY_SECONDS)
+                at_rest = await self._pass(loop.time() - began)
+                await self._wait(IDLE_SECONDS if at_rest else BUSY_SECONDS)
         except DynamoError as error:
             await self._leave(str(error))
             raise
@@ -80,9 +87,8 @@ class Supervisor:
     def _enter(self) -> None:
         with self._folder.edit() as state:
             state.supervisor = processes.identify(os.getpid())
-            state.phase, state.failure, state.refusals = "starting", "", []
-            state.manifest = str(self._source.path or "")
-            state.replicas = self._source.replicas
+            state.phase, state.failure, state.refusals, state.plan = "starting", "", [], []
+            start.follow(state, self._source)
             for name, record in state.nodes.items():
                 if record.process and processes.alive(record.process):
                     self._tell.event(f"{name} still runs (pid {record.process.pid}): taken over")
@@ -113,7 +119,7 @@ class Supervisor:
                     life.child.wait(1)
         with self._folder.edit() as state:
             state.phase, state.failure = ("failed", failure) if failure else ("stopped", "")
-            state.supervisor = None
+            state.supervisor, state.plan = None, []
             for record in state.nodes.values():
                 if not processes.alive(record.process):
                     record.process = None
@@ -126,25 +132,32 @@ class Supervisor:
     # --- one pass --------------------------------------------------------------------
 
     async def _pass(self, elapsed_seconds: float) -> bool:
-        """Looks, plans, acts. True if nothing is left to do."""
+        """Looks, plans, acts. True if nothing can be done at present."""
         self._carrier.bury()
         self._read_source()
         sight = await look(self._folder, self._wanted.cluster, self._carrier.connect())
+        if sight.ring is not None and sight.settled:
+            self._folder.settle(sight.ring)
         made = plan(self._wanted.cluster, sight.observed, _now())
         self._tell.refusals(made)
         self._tell.stages(sight)
+        self._tell.plan(made, sight.settled)
         if not self._tell.up:
             self._check_up(sight, made, elapsed_seconds)
         if made.act:
             await self._carrier.carry_out(made, sight, self._wanted)
         else:
             self._tell.steps(made)
-        return made.settled or not made.act
+        now = asyncio.get_running_loop().time()
+        if made.steps != self._steps:
+            self._steps, self._changed_at = made.steps, now
+        stuck = now - self._changed_at > STUCK_SECONDS
+        return made.settled or made.waiting or stuck or not made.act
 
     def _read_source(self) -> None:
         """Takes up an edited manifest, or another one handed over by a second `up`."""
         state = self._folder.state()
-        source = Source(Path(state.manifest) if state.manifest else None, state.replicas)
+        source = start.source_of(state)
         stamp = source.stamp()
         if source == self._source and stamp == self._stamp:
             return
@@ -152,15 +165,17 @@ class Supervisor:
             # Editors may take a file away for a moment before they put the new one there.
             self._tell.once(f"{source.path} is gone; the cluster goes on as it is", "refused")
             return
-        self._source, self._stamp = source, stamp
+        before, self._source, self._stamp = self._source, source, stamp
         self._tell.forget()
         try:
-            wanted = load(source, self._folder.path)
+            wanted = start.load(source, self._folder.path)
         except CallerError as error:
             self._tell.mistakes(str(error))
             return
         if wanted.cluster != self._wanted.cluster:
-            self._tell.event("the manifest changed")
+            pools = ", ".join(f"{pool} to {count} node(s)" for pool, count in source.scaled)
+            by_hand = pools and source.scaled != before.scaled
+            self._tell.event(f"scale {pools}" if by_hand else "the manifest changed")
         self._wanted = wanted
 
     def _check_up(self, sight: Sight, made: Plan, elapsed_seconds: float) -> None:
@@ -171,7 +186,7 @@ class Supervisor:
             self._tell.event("the manifest says paused or dryRun: nothing is started or changed")
             return
         self._screen.progress(progress(sight))
-        nodes = sight.observed.nodes
+        nodes = {name: sight.observed.nodes[name] for name in sight.wanted}
         late = elapsed_seconds > UP_SECONDS
         ready = [name for name, node in nodes.items() if node.ready]
         failing = [
@@ -181,7 +196,8 @@ class Supervisor:
         ]
         if failing and (sight.ring is None or len(failing) == len(nodes)):
             raise NotUp("\n".join(self._tell.reason(name) for name in failing))
-        if len(ready) + len(failing) == len(nodes) and (failing or made.settled):
+        at_rest = made.settled or made.waiting
+        if len(ready) + len(failing) == len(nodes) and (failing or at_rest):
             self._running()
             self._tell.welcome(sight)
             for name in failing:

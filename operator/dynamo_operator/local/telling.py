@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
+from time import monotonic
 
 from dynamo_core.ring import Ring
 from dynamo_operator.local.folder import Folder
@@ -15,6 +16,10 @@ from dynamo_operator.local.observing import Sight, stage
 from dynamo_operator.local.processes import tail
 from dynamo_operator.local.screen import Screen
 from dynamo_operator.plan import Plan
+from dynamo_operator.steps import told, uncounted
+
+_TOLD = ("ready", "leaving", "paused", "unknown")
+PLAN_SECONDS = 1.0  # how often mere counts are written down anew
 
 
 @dataclass(slots=True)
@@ -27,6 +32,9 @@ class Teller:
     up: bool = False
     _told: set[str] = field(default_factory=set)
     _stages: dict[str, str] = field(default_factory=dict)
+    _plan: list[str] = field(default_factory=list)
+    _plan_next: float = 0.0
+    _scaling: bool = False
 
     def event(self, text: str, kind: str = "info") -> None:
         self.screen.event(text, kind)
@@ -60,7 +68,7 @@ class Teller:
     def stages(self, sight: Sight) -> None:
         for name in sight.observed.nodes:
             now = stage(sight, name)
-            if self.up and now != self._stages.get(name) and now in ("ready", "paused", "unknown"):
+            if self.up and now != self._stages.get(name) and now in _TOLD:
                 probe = sight.probes.get(name)
                 more = f": its port answers as {probe.stranger}" if probe and probe.stranger else ""
                 self.event(f"{name} is {now}{more}", "good" if now == "ready" else "refused")
@@ -69,8 +77,30 @@ class Teller:
     def steps(self, made: Plan) -> None:
         """What a dry run would do."""
         if made.cluster.spec.dry_run:
-            for step in made.steps:
-                self.once(f"would {step}", "info")
+            for line in told(made.to_do):
+                self.once(f"would {line}", "info")
+
+    def plan(self, made: Plan, settled: bool) -> None:
+        """Shows the plan in progress, and keeps it in the folder for `dynamo local status`."""
+        lines = told(made.to_do) if made.act else []
+        new = list(map(uncounted, lines)) != list(map(uncounted, self._plan))
+        now = monotonic()
+        if new or (lines != self._plan and now > self._plan_next):
+            self._plan, self._plan_next = lines, now + PLAN_SECONDS
+            with self.folder.edit() as state:
+                state.plan = lines
+        if not self.up:
+            return
+        self.screen.plan(lines if made.scaling else [])
+        if self._scaling and not made.scaling and settled:
+            self.event("the ring is carried out: all data is where it belongs", "good")
+        self._scaling = made.act and (made.scaling or (self._scaling and not settled))
+
+    def removed(self, name: str, keep_data: bool) -> None:
+        where = (
+            f"its data stays in {self.folder.node(name)}" if keep_data else "its data is deleted"
+        )
+        self.event(f"{name} is removed; {where}", "good")
 
     def started(self, name: str, pid: int) -> None:
         if self.up:
@@ -90,11 +120,12 @@ class Teller:
             for line in tail(self.folder.node_log(name), 1):
                 self.once(f"{name} said: {line}", "bad")
 
-    def decided(self, ring: Ring, problems: tuple[str, ...]) -> None:
-        self.event(
-            f"decided the first ring: {len(ring.members)} node(s), "
-            f"{ring.partitions} partitions, N={ring.replication}"
-        )
+    def decided(self, what: str, ring: Ring, problems: tuple[str, ...]) -> None:
+        shape = f"{len(ring.members)} node(s), {ring.partitions} partitions, N={ring.replication}"
+        if ring.epoch == 1:
+            self.event(f"decided the first ring: {shape}")
+        else:
+            self.event(f"decided {what} (epoch {ring.epoch}, {shape})")
         for problem in problems:
             self.event(problem, "refused")
 
