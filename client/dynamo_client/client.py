@@ -251,21 +251,24 @@ class DynamoClient:
         deadline = now() + (timeout_ms or self._timeout_ms) / 1000
         failures: list[DynamoClientError] = []
         tried: set[str] = set()
+        reached = 0
         owners = () if key is None else transport.owners(key, reads=reads)
-        while len(tried) < _TRIES_MAX:
+        while reached < _TRIES_MAX:
             node = nodes.next_try(owners, tried)
             remaining_ms = int((deadline - now()) * 1000)
             if node is None or (tried and remaining_ms < 1):
                 break
             tried.add(node)
             # A node that hangs must leave time for another one.
-            is_last = len(tried) >= min(_TRIES_MAX, nodes.count)
+            is_last = reached + 1 >= _TRIES_MAX or len(tried) >= nodes.count
             try:
                 done = await one_try(
                     transport, node, max(1, remaining_ms if is_last else remaining_ms // 2)
                 )
             except (Unreachable, Unavailable, UnexpectedAnswer) as error:
                 failures.append(error)
+                # Most nodes may have left since: whoever isn't there costs nobody a try.
+                reached += error.kind != "no-connection"
                 if isinstance(error, Unreachable):
                     nodes.failed(node, now())
                     if self._discovery is not None:

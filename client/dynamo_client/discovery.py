@@ -1,7 +1,8 @@
 """Keeps the list of nodes fresh while a client is open (P§6.4).
 
-Owns the task that fetches `/cluster` at start, every ten seconds, and soon
-after a node has failed, and that probes nodes before they take requests again.
+Owns the task that fetches `/cluster` at start, every ten seconds, and soon after a
+node has failed or the ring has changed, and that probes nodes before they take
+requests again.
 Forbidden here: users' requests.
 """
 
@@ -28,8 +29,10 @@ class Discovery:
         self._nodes = nodes
         self._transport = transport
         self._now = asyncio.get_running_loop().time
-        self._stale = asyncio.Event()
+        self._stale = False
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        transport.on_new_ring = self.suspect
 
     async def start(self) -> None:
         """Fetch the first view and go on in the background; never fails for want of an answer."""
@@ -46,8 +49,9 @@ class Discovery:
                 await task
 
     def suspect(self) -> None:
-        """A node failed: what is known of the cluster may be stale."""
-        self._stale.set()
+        """A node failed, or the ring is another one: what is known of the cluster is stale."""
+        self._stale = True
+        self._wake.set()
 
     def learn(self, view: Mapping[str, Any]) -> None:
         """Take over the nodes that an answer of `/cluster` names."""
@@ -61,36 +65,39 @@ class Discovery:
                 [(str(entry["http"]), str(entry.get("state", ""))) for entry in entries],
                 self._now(),
             )
+            self._wake.set()  # who is new is probed at once
 
     async def _watch(self) -> None:
         refreshed = self._now()
         while True:
-            due = refreshed + (_REFRESH_SECONDS_MIN if self._stale.is_set() else REFRESH_SECONDS)
+            self._wake.clear()
+            due = refreshed + (_REFRESH_SECONDS_MIN if self._stale else REFRESH_SECONDS)
             next_probe = self._nodes.next_probe()
             wakes = due if next_probe is None else min(due, next_probe)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(wakes):
-                    if self._stale.is_set():
-                        await asyncio.sleep(max(0.0, wakes - self._now()))
-                    else:
-                        await self._stale.wait()
+                    await self._wake.wait()
             if self._now() >= due:
-                self._stale.clear()
+                self._stale = False
                 await self._refresh()
                 refreshed = self._now()
             await self._probe()
 
     async def _refresh(self) -> None:
-        for node in self._nodes.order()[:_NODES_ASKED_MAX]:
+        reached = 0
+        for node in self._nodes.order():
             try:
                 view = await self._transport.cluster(node, _PROBE_TIMEOUT_MS)
-            except Unreachable:
+            except Unreachable as error:
                 self._nodes.failed(node, self._now())
+                reached += error.kind != "no-connection"
             except DynamoClientError:
-                continue  # no view from this one; requests will tell whether it serves
+                reached += 1  # no view from this one; requests will tell whether it serves
             else:
                 self.learn(view)
                 self._nodes.succeeded(node)
+                return
+            if reached == _NODES_ASKED_MAX:
                 return
 
     async def _probe(self) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -84,6 +84,7 @@ class HttpTransport:
     """`Transport` over pooled HTTP/1.1 connections; made inside a running event loop."""
 
     def __init__(self, *, connections_max: int = 256) -> None:
+        self.on_new_ring: Callable[[], None] = lambda: None  # answers over HTTP name no ring
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=connections_max, ttl_dns_cache=30),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -7,7 +7,7 @@ of operations (`native_answers`).
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -47,6 +47,7 @@ class NativeTransport:
     """
 
     def __init__(self, http: Transport, *, falls_back: bool) -> None:
+        self.on_new_ring: Callable[[], None] = lambda: None
         self._http = http
         self._falls_back = falls_back
         self._links: dict[str, Link] = {}
@@ -207,10 +208,13 @@ class NativeTransport:
             return  # of a later version, say: any node still serves every key
         if bytes.fromhex(ring.cluster_id) != self._cluster.id:
             return
-        if self._ring is None or ring.name > self._ring.name:
+        before = self._ring
+        if before is None or ring.name > before.name:
             self._ring, self._ring_bytes = ring, payload
             self._cluster.ring_name = RingName(*ring.name)
             self._rows.clear()
+            if before is not None and before.everybody != ring.everybody:
+                self.on_new_ring()  # its members' addresses are the view's to tell
 
 
 def _addresses(view: Mapping[str, Any]) -> list[tuple[str, tuple[str, int, str]]]:

@@ -18,6 +18,7 @@ from dynamo_client.errors import BadRequest
 PROBE_DELAY_SECONDS_MIN = 0.5
 PROBE_DELAY_SECONDS_MAX = 10.0
 _MEMBER_STATES_UNUSED = frozenset({"down", "left", "joining"})
+_LEAVING = "leaving"
 
 
 class Nodes:
@@ -48,11 +49,15 @@ class Nodes:
         return tuple(url for url, proven in self._proven.items() if proven)
 
     def learn(self, named: Iterable[tuple[str, str]], now: float) -> None:
-        """Take over (url, state) of every node that `/cluster` names; the given ones stay."""
+        """Take over (url, state) of every node that `/cluster` names; the given ones stay.
+
+        Who leaves still serves, but not for long: it is used only if there is nobody else.
+        """
         wanted = dict.fromkeys(self._given)
-        for url, state in named:
-            if state not in _MEMBER_STATES_UNUSED:
-                wanted[base_url(url)] = None
+        used = [(url, state) for url, state in named if state not in _MEMBER_STATES_UNUSED]
+        staying = [url for url, state in used if state != _LEAVING]
+        for url in staying or [url for url, _ in used]:
+            wanted[base_url(url)] = None
         for url in wanted:
             if url not in self._proven:
                 self._proven[url] = False

@@ -5,7 +5,7 @@ Forbidden here: retries and the choice of node (`client`), bytes on a wire
 (`http_transport`, `native_transport`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,7 +52,10 @@ class Transport(Protocol):
 
     Raises the exceptions of `errors`: Unreachable if nothing answered, with
     `maybe_done` telling whether the request may have reached the node.
+    `on_new_ring` is called when a node has shown that the members may have changed.
     """
+
+    on_new_ring: Callable[[], None]
 
     async def get(self, node: str, call: GetCall, timeout_ms: int) -> Item: ...
 

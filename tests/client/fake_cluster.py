@@ -9,7 +9,7 @@ import json
 import threading
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -175,14 +175,26 @@ class FakeNode:
         after = bytes.fromhex(request.query.get("after", ""))
         limit = min(int(request.query["limit"]), self.cluster.page_keys_max)
         ring = self.cluster.ring()
+        owners = [ring.member(number).name for number in ring.slots[partition]]
+        holders = self.cluster.holders.get(partition, owners)
         keys = sorted(
             key
             for key in self.cluster.store.objects
-            if ring.partition_of(position(key)) == partition and key > after
+            if self.name in holders
+            and ring.partition_of(position(key)) == partition
+            and key > after
         )
         page = [b64encode(key).decode() for key in keys[:limit]]
         following = keys[limit - 1].hex() if len(keys) > limit else None
-        return web.json_response({"keys": page, "next": following})
+        return web.json_response(
+            {
+                "keys": page,
+                "next": following,
+                "holders": holders,
+                "row": self.cluster.row_of(partition),
+                "counts": self.name in holders,
+            }
+        )
 
 
 class FakeCluster:
@@ -194,6 +206,9 @@ class FakeCluster:
         self.id = CLUSTER_ID
         self.store = Store()
         self.page_keys_max = 1000
+        self.holders: dict[int, list[str]] = {}
+        """Partition -> names, where another node holds a slot than the ring names."""
+        self.row_of: Callable[[int], str] = lambda partition: "00" * 8
         self.nodes = [FakeNode(self, f"cart-default-{at}") for at in range(nodes)]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

@@ -167,7 +167,17 @@ def test_ring_without_an_admin_port(fake: FakeCluster, monkeypatch: pytest.Monke
 
 def test_help_is_quick_and_knows_commands_of_others() -> None:
     shown = _process("--help").stdout.decode()
-    for name in ("local", "get", "put", "delete", "import", "export", "status", "ring"):
+    for name in (
+        "local",
+        "get",
+        "put",
+        "delete",
+        "import",
+        "export",
+        "status",
+        "ring",
+        "transfers",
+    ):
         assert f"\n  {name} " in shown
     best = min(_timed(lambda: _process("--help")) for _ in range(3))
     assert best < 0.5  # 0.15 s where nothing else runs

@@ -27,6 +27,7 @@ _OWN = {
     "verify": ("verify", "verify", "Check that the cluster keeps its promises."),
     "status": ("overview", "status", "Show the nodes and the ring's state."),
     "ring": ("overview", "ring", "Show who owns what."),
+    "transfers": ("transfers", "transfers", "Show what moves between nodes."),
 }
 # Commands of other packages, found by entry point: name -> (extra, help), so
 # that one that isn't installed can say how to get it.

@@ -7,6 +7,7 @@ id. Forbidden here: clients' requests; those go through the client.
 import asyncio
 from base64 import b64decode
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -19,6 +20,18 @@ _TIMEOUT_MS = 5_000
 _PAGE_KEYS = 1_000
 # However many keys a partition has: a node that pages in a circle must end.
 _PAGES_MAX = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The keys of one partition that one node holds, and what it says of who holds it."""
+
+    keys: set[bytes]
+    holders: frozenset[str]
+    rows: frozenset[str]
+    """What names the holders' tokens, on each page: several if a slot moved meanwhile."""
+    counts: bool
+    """Whether the node holds a slot itself and its copy is complete."""
 
 
 class Admin:
@@ -70,18 +83,21 @@ class Admin:
                 continue
         return ""
 
-    async def keys(self, name: str, partition: int) -> set[bytes]:
+    async def keys(self, name: str, partition: int) -> Listed:
         """The keys of `partition` that the node called `name` holds itself."""
         found: set[bytes] = set()
+        rows: set[str] = set()
         after = ""  # what a page names as next is the node's own affair
         for _ in range(_PAGES_MAX):
             path = f"/admin/keys?partition={partition}&limit={_PAGE_KEYS}{after}"
             page = await self._get(name, path)
             try:
                 found.update(b64decode(key, validate=True) for key in page["keys"])
+                rows.add(str(page["row"]))
                 following = page.get("next")
                 if following is None:
-                    return found
+                    holders = frozenset(map(str, page["holders"]))
+                    return Listed(found, holders, frozenset(rows), bool(page["counts"]))
                 after = "&after=" + quote(following, safe="")
             except (KeyError, TypeError, ValueError) as error:
                 raise UnexpectedAnswer(f"{name}: its list of keys can't be read") from error

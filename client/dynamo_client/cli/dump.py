@@ -1,9 +1,8 @@
 """`dynamo export`: every key as a JSON line.
 
 Owns the walk over partitions and the order of the output. A key is found at the
-nodes that own its partition (their admin ports list what they hold) and then
-read with a quorum, as any client would. Forbidden here: the lines' form
-(`records`).
+nodes that hold its partition (`listing`) and then read with a quorum, as any
+client would. Forbidden here: the lines' form (`records`).
 """
 
 import asyncio
@@ -20,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from dynamo_client.cli.listing import Listing
 from dynamo_client.cli.terminal import (
     UNREACHABLE,
     Cluster,
@@ -76,7 +76,6 @@ def dump(
             async with Admin(view, admin_token) as admin:
                 export = _Export(kv, admin, await admin.ring(), concurrency)
                 await export.write(sink, show=to_file or not sys.stdout.isatty())
-                await export.check_ring()
                 return export
 
     with _sink(output) as sink:
@@ -104,12 +103,10 @@ class _Export:
         self.problems: list[str] = []
         self.is_incomplete = False
         self._kv = kv
-        self._admin = admin
         self._ring = ring
+        self._listing = Listing(admin, ring)
         self._concurrency = concurrency
-        self._away: set[str] = set()
         self._unreadable = 0
-        self._unlisted: list[int] = []
         self._partitions_done = 0
 
     def counts(self) -> dict[str, Any]:
@@ -153,26 +150,17 @@ class _Export:
             await asyncio.gather(*reads, return_exceptions=True)
         self._judge()
 
-    async def check_ring(self) -> None:
-        """Keys that moved to other nodes during the walk may have been missed: say so."""
-        ring = await self._admin.ring()
-        if ring.id != self._ring.id:
-            self.is_incomplete = True
-            self.problems.append(
-                f"the ring changed during the export (epoch {self._ring.epoch} to {ring.epoch}), "
-                "so that keys may be missing; export again"
-            )
-
     async def _listed(self) -> AsyncGenerator[bytes, None]:
         todo = iter(range(self._ring.partitions))
         ahead = deque(
-            asyncio.create_task(self._list(partition)) for partition in islice(todo, _LISTED_AHEAD)
+            asyncio.create_task(self._listing.keys(partition))
+            for partition in islice(todo, _LISTED_AHEAD)
         )
         try:
             while ahead:
                 keys = await ahead.popleft()
                 if (partition := next(todo, None)) is not None:
-                    ahead.append(asyncio.create_task(self._list(partition)))
+                    ahead.append(asyncio.create_task(self._listing.keys(partition)))
                 for key in sorted(keys):
                     yield key
                 self._partitions_done += 1
@@ -180,34 +168,6 @@ class _Export:
             for task in ahead:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
-
-    async def _list(self, partition: int) -> set[bytes]:
-        """The keys that the partition's owners hold, from every owner that answers."""
-        owners = [self._ring.member(number).name for number in self._ring.slots[partition]]
-        found: set[bytes] = set()
-        answered = 0
-        lists = await asyncio.gather(*(self._list_at(name, partition) for name in owners))
-        for keys in lists:
-            if keys is not None:
-                found |= keys
-                answered += 1
-        if not answered:
-            self._unlisted.append(partition)
-        return found
-
-    async def _list_at(self, name: str, partition: int) -> set[bytes] | None:
-        if name in self._away:
-            return None  # asked once; its timeout isn't paid for every partition
-        try:
-            return await self._admin.keys(name, partition)
-        except Unreachable as error:
-            if name not in self._away:
-                self._away.add(name)
-                self.problems.append(
-                    f"{name} did not list its keys ({error}); "
-                    "what only it or a stand-in for it holds is missing"
-                )
-            return None
 
     async def _read(self, key: bytes) -> Item | None:
         for attempt in range(1, _READ_TRIES + 1):
@@ -225,12 +185,8 @@ class _Export:
     def _judge(self) -> None:
         if self._unreadable > 1:
             self.problems.append(f"{self._unreadable - 1:,} more keys can't be read")
-        if self._unlisted:
-            self.problems.append(
-                f"no owner of {len(self._unlisted)} of {self._ring.partitions} partitions "
-                "answered; their keys are missing"
-            )
-        self.is_incomplete = bool(self._unreadable or self._unlisted)
+        self.problems += self._listing.judge()
+        self.is_incomplete = bool(self._unreadable) or self._listing.is_incomplete
 
 
 @contextmanager

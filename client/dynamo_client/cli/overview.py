@@ -4,7 +4,8 @@ Owns the tables. Forbidden here: changing anything.
 """
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @url_option
 def status(url: str, timeout_ms: int, as_json: bool) -> None:
     """Show the nodes and the ring's state, as one node sees them."""
-    view = run(_view(url, timeout_ms))
+    view = run(cluster_view(url, timeout_ms))
     if as_json:
         print_json(view)
         return
@@ -56,11 +57,11 @@ def status(url: str, timeout_ms: int, as_json: bool) -> None:
             for node in nodes
         ],
     )
-    up = sum(node.get("state") == "up" for node in nodes)
-    click.echo(f"\n{view.get('name', '?')}: {up} of {len(nodes)} nodes up; {_ring_line(view)}")
-    transfers = view.get("transfers")
-    if isinstance(transfers, list) and transfers:
-        click.echo(f"{len(transfers)} transfers are under way")
+    click.echo(f"\n{view.get('name', '?')}: {_states_line(nodes)}; {ring_line(view)}")
+    moving = view.get("transfers")
+    if isinstance(moving, list) and moving:
+        verb = "transfer is" if len(moving) == 1 else "transfers are"
+        click.echo(f"{len(moving)} {verb} under way: `dynamo transfers` shows them")
 
 
 @click.command("ring", short_help="Show who owns what.")
@@ -78,7 +79,9 @@ def ring(
     timeout_ms: int,
     as_json: bool,
 ) -> None:
-    """Show the ring: its name, its balance, each node's tokens, and who holds a key.
+    """Show the ring: its name, its balance, each node's tokens, and who shall hold a key.
+
+    While partitions move a key is still with its former replicas, see `dynamo transfers`.
 
     The ring itself is on the nodes' admin port; where that can't be reached, what
     every node tells its clients is shown.
@@ -88,7 +91,7 @@ def ring(
     wanted = None if key is None else key_bytes(os.fsencode(key))
 
     async def ask() -> "tuple[dict[str, Any], Ring | None]":
-        view = await _view(url, timeout_ms)
+        view = await cluster_view(url, timeout_ms)
         from dynamo_client.cli.admin import Admin
 
         async with Admin(view, admin_token) as admin:
@@ -102,6 +105,8 @@ def ring(
 
     view, found = run(ask())
     place = _place(found, partition, wanted)
+    if place:
+        place["moving"] = _moving(view, place["partition"])
     if as_json:
         print_json({**_ring_document(view, found), **place})
         return
@@ -123,12 +128,13 @@ def ring(
             for node in _ring_document(view, found)["nodes"]
         ],
     )
-    click.echo(f"\n{view.get('name', '?')}: {_ring_line(view)}")
+    click.echo(f"\n{view.get('name', '?')}: {ring_line(view)}")
     if found is not None:
         click.echo(f"id {found.id}, parent {found.parent or 'none'}")
 
 
-async def _view(url: str, timeout_ms: int) -> dict[str, Any]:
+async def cluster_view(url: str, timeout_ms: int) -> dict[str, Any]:
+    """The cluster as one node sees it."""
     async with connect(url, timeout_ms) as kv:
         return await kv.cluster()
 
@@ -177,6 +183,8 @@ def _print_place(view: Mapping[str, Any], place: Mapping[str, Any]) -> None:
             for order, name in enumerate(place["preference_list"], 1)
         ],
     )
+    for move in place["moving"]:
+        click.echo(f"\n{move.get('to')} takes it over from {move.get('from')}: {move.get('state')}")
 
 
 def _ring_document(view: Mapping[str, Any], found: "Ring | None") -> dict[str, Any]:
@@ -201,7 +209,7 @@ def _ring_document(view: Mapping[str, Any], found: "Ring | None") -> dict[str, A
             "tokens": found.tokens(member.number),
             "ownership_percent": round(found.ownership(member.number) * 100, 2),
         }
-        for member in found.members
+        for member in found.everybody
     ]
     return document | {
         "epoch": found.epoch,
@@ -213,7 +221,8 @@ def _ring_document(view: Mapping[str, Any], found: "Ring | None") -> dict[str, A
     }
 
 
-def _ring_line(view: Mapping[str, Any]) -> str:
+def ring_line(view: Mapping[str, Any]) -> str:
+    """The ring of a view in one line."""
     seen = view.get("ring")
     if not isinstance(seen, dict):
         return "no ring yet"
@@ -224,6 +233,23 @@ def _ring_line(view: Mapping[str, Any]) -> str:
         f"{seen.get('n')} replicas each, imbalance {percent(seen.get('imbalance'))}"
         + (f", at least {zones} zones" if zones else "")
     )
+
+
+def _states_line(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """How many nodes are up, and what else some of them do."""
+    states = Counter(str(node.get("state")) for node in nodes)
+    up = states.pop("up", 0)
+    others = [f"{count} {state}" for state, count in sorted(states.items())]
+    return ", ".join([f"{up} of {len(nodes)} nodes up", *others])
+
+
+def _moving(view: Mapping[str, Any], partition: int) -> list[Mapping[str, Any]]:
+    """The transfers of one partition."""
+    moving = view.get("transfers")
+    listed = moving if isinstance(moving, list) else []
+    return [
+        each for each in listed if isinstance(each, dict) and each.get("partition") == partition
+    ]
 
 
 def _nodes(view: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -218,8 +218,11 @@ async def not_whole(kv: "DynamoClient") -> list[str]:
             continue  # the others say what is wrong with it
     found: dict[str, None] = {}
     for view in views:
+        ring = view.get("ring")
+        if isinstance(ring, dict) and not ring.get("settled", True):
+            found["partitions are moving"] = None
         for node in view.get("nodes") or ():
-            if node.get("state") not in ("up", "left"):
+            if node.get("state") not in ("up", "left", "leaving"):
                 found[f"{node.get('name')} is {node.get('state')}"] = None
             if hints := node.get("hints_pending"):
                 found[f"{node.get('name')} keeps {hints} hints"] = None
