@@ -20,6 +20,7 @@ from dynamo_node.opening import LockedError, StorageError
 from dynamo_node.storage import (
     FAMILIES,
     GATHER_S,
+    OBJECTS,
     UNREAD,
     Done,
     Loaded,
@@ -196,6 +197,9 @@ class SimStore(Store):
         pairs = self.scan(family, start, end, limit, bytes_max)
         await asyncio.sleep(self._read_s())
         return pairs
+
+    def stored_bytes(self) -> int:
+        return sum(map(len, self._held[OBJECTS].values()))
 
     async def count(self, family: str) -> int:
         count = len(self._held[family])

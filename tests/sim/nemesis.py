@@ -36,6 +36,8 @@ FAULTS: Final = (
 )
 PROOFS: Final = (Type.WRITTEN, Type.WRITTEN, Type.PREPARE_REPLY, Type.COMMIT_REPLY, Type.KEPT_REPLY)
 """Replies that are said about fsynced state alone."""
+OF_SLOTS: Final = (Type.SEAL_REPLY, Type.SEAL_REPLY, Type.COVERED, Type.ROWS_REPLY, Type.ROWS)
+"""The same, where slots move."""
 
 
 class Nemesis:
@@ -213,14 +215,14 @@ class Nemesis:
 
     def _dark_at_a_proof(self) -> None:
         """A node says what lets another one delete or stop trying, and then its power goes."""
-        world, proof = self.world, self.rng.choice(PROOFS)
-        by_name = {machine.name: machine for machine in world.machines}
+        world = self.world
+        proof = self.rng.choice(PROOFS + OF_SLOTS if world.shape.changes else PROOFS)
 
         def sent(source: str, target: str, frame: bytes) -> None:
             if frame[4] != proof or not self.active:
                 return
             world.net.on_frame = None
-            cut, when = by_name[source], world.now + self._moment_s()
+            cut, when = world.named(source), world.now + self._moment_s()
             world.scheduler.at(when, None, self._if_active, self._cut, (cut,))
 
         world.net.on_frame = sent
@@ -230,8 +232,9 @@ class Nemesis:
         return self.rng.choice((0.0, self.rng.uniform(0, 0.003), self.rng.uniform(0, 0.1)))
 
     def _cut(self, machine: Machine) -> None:
-        self.world.crash(machine, True)
-        self._later(self.world.start, machine)
+        if machine in self.world.machines:
+            self.world.crash(machine, True)
+            self._later(self.world.start, machine)
 
     def _stop(self) -> None:
         machine = self._may_fall()
@@ -245,7 +248,8 @@ class Nemesis:
 
     def _slow_disk(self) -> None:
         temper = self.rng.choice(self.world.machines).disk.temper
-        temper.slowness = self.rng.choice((10.0, 100.0, 500.0))
+        # An fsync that has begun takes what it takes, and the end of the run awaits it.
+        temper.slowness = self.rng.choice((10.0, 100.0, 500.0)) * (0.0015 / temper.sync_s)
         self._later(setattr, temper, "slowness", 1.0)
 
     def _clock(self) -> None:
@@ -272,14 +276,14 @@ class Nemesis:
         self._later(setattr, temper, "fails", False)
 
     def _take_snapshot(self, machine: Machine) -> None:
-        if self.active:
+        if self.active and machine in self.world.machines:
             self._snapshots[machine.name] = machine.disk.snapshot()
 
     def _lose_disk(self, machine: Machine, what: str) -> None:
         """The volume is replaced by an empty one, or restored from its snapshot."""
-        if not self.active:
-            return
         world = self.world
+        if not self.active or machine not in world.machines:
+            return
         world.crash(machine, power=True)
         snapshot = self._snapshots.get(machine.name)
         if what == LOST or snapshot is None:

@@ -54,6 +54,8 @@ class Network:
         self.faults: Counter[str] = Counter()
         self.on_frame: Callable[[str, str, bytes], None] | None = None
         """Told of every frame that is sent, for traces: from, to, bytes."""
+        self.lost: frozenset[int] = frozenset()
+        """Types of frames that don't arrive, for scripted schedules."""
         self._links: dict[tuple[str, str], Link] = {}
         self._listeners: dict[tuple[str, int], tuple[NodeLoop, Callable[[], Any]]] = {}
         self._unpowered: set[str] = set()
@@ -262,6 +264,8 @@ class Transport(asyncio.Transport):
                 net.sent[frame[4]] += 1
                 if net.on_frame is not None:
                     net.on_frame(self.host, self.remote, frame)
+            if net.lost and frames[0][4] in net.lost:
+                return
             if (link.lose or link.double or link.overtake) and frames[0][4] >= FIRST_REQUEST_TYPE:
                 for frame in frames:
                     self._send_frame(frame)

@@ -1,6 +1,6 @@
 """Play: a small world with one key, and the words that scripted schedules are written in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
@@ -9,13 +9,17 @@ from typing import Any
 from tests.sim import run as whole_run
 from tests.sim.shape import Shape
 from tests.sim.workload import Clients
-from tests.sim.world import Machine, World
+from tests.sim.world import AT, Machine, World, candidate
 
+from dynamo_core.errors import DynamoError
 from dynamo_core.history import ACKNOWLEDGED, Operation
 from dynamo_core.history_check import check
 from dynamo_core.history_report import Report
+from dynamo_core.placement import next_ring
+from dynamo_core.ring import Ring
 from dynamo_core.wire import Op
 from dynamo_core.wire import Operation as Asked
+from dynamo_node.storage import OBJECTS
 
 PATIENCE_S = 30.0
 TIMEOUT_MS = 2000
@@ -28,6 +32,7 @@ class Play:
         self.world = World(seed, Shape(nodes=nodes, keys=1))
         for machine in self.world.machines:
             machine.config = replace(machine.config, **config)
+        self._config = config
         self.clients = Clients(self.world, Random(f"{seed}/clients"))
         self.key = self.clients.keys[0]
         self.world.form()
@@ -89,6 +94,97 @@ class Play:
                     self.world.block(one.name, other.name, blocked)
                     self.world.block(other.name, one.name, blocked)
 
+    # Members that change
+
+    def join(self, count: int = 1) -> list[Machine]:
+        """So many more machines, which have started and hold no ring."""
+        world = self.world
+        first = len(world.machines)
+        joined = [world.add(f"node-{first + i}") for i in range(count)]
+        for machine in joined:
+            machine.config = replace(machine.config, **self._config)
+            world.start(machine)
+        world.run_until(lambda: all(m.node is not None for m in joined), PATIENCE_S)
+        return joined
+
+    def another_key(self, owners: list[Machine]) -> list[Machine]:
+        """Go on with a key that all of these hold a slot of; its holders."""
+        topology = owners[0].node.topology
+        numbers = {m.node.topology.number: m for m in self.world.machines if m.node is not None}
+        keys = (b"another-%d" % i for i in range(1000))
+        for self.key in keys:
+            self.place = topology.place(self.key)
+            holders = [numbers[number] for number in self.place.owners]
+            if all(machine in holders for machine in owners):
+                break
+        self.clients.keys = [self.key]
+        return holders
+
+    def ring_of(
+        self,
+        members: list[Machine],
+        after: Ring | None = None,
+        drained: tuple[int, ...] = (),
+        give_up: tuple[int, ...] = (),
+        **capacities: str,
+    ) -> Ring:
+        """The ring after `after` (the highest that a node holds) of these members; a capacity
+        other than 1 is given by the machine's name with _ for -."""
+        after = after or self.ring()
+        wanted = []
+        for machine in members:
+            known = after.node_named(machine.name)
+            disk_id = machine.node.disk.disk_id if machine.node is not None else known.disk_id
+            capacity = capacities.get(machine.name.replace("-", "_"), "1")
+            wanted.append(candidate(machine.name, capacity, disk_id))
+        return next_ring(after, wanted, AT, drained, give_up)
+
+    def ring(self) -> Ring:
+        """The highest ring that a running node holds."""
+        rings = [m.node.topology.ring for m in self.world.machines if m.node is not None]
+        return max((ring for ring in rings if ring is not None), key=lambda ring: ring.name)
+
+    def post(self, ring: Ring, *machines: Machine) -> list[DynamoError | None]:
+        """A publisher posts `ring` to these; what each of them says against it."""
+        answers: dict[str, DynamoError | None] = {}
+
+        async def posted(machine: Machine, node: Any) -> None:
+            try:
+                await node.rings.post(ring)
+                answers[machine.name] = None
+            except DynamoError as error:
+                answers[machine.name] = error
+
+        for machine in machines:
+            loop = machine.process.loop
+            loop.call_soon(lambda m=machine, at=loop: at.create_task(posted(m, m.node)))
+        self.world.run_until(lambda: len(answers) == len(machines), PATIENCE_S)
+        return [answers[machine.name] for machine in machines]
+
+    def until_settled(self, most_s: float = 60.0) -> None:
+        """All nodes hold one ring, and who holds what is what it says; nothing lies elsewhere."""
+        self.world.run_until(
+            lambda: not self.unsettled(), most_s, lambda: "because " + self.unsettled()
+        )
+
+    def unsettled(self) -> str:
+        """Why the members aren't yet what the highest ring says; "" if they are."""
+        ring = self.ring()
+        there = {m.name: m.node for m in self.world.machines}
+        for node in ring.everybody:
+            at = there.get(node.name)
+            if at is None or at.topology.ring != ring:
+                return f"{node.name} doesn't hold ring {ring.epoch}"
+        held = {node.number: there[node.name] for node in ring.everybody}
+        return whole_run._misplaced(held)
+
+    def copy(self, machine: Machine) -> bytes | None:
+        """The key's record at a machine, as it is stored there."""
+        assert machine.node is not None
+        place = self.place.digest + self.key
+        found = machine.node.disk.store.scan(OBJECTS, place, place + b"\x00", 1)
+        return found[0][1] if found else None
+
     def until_handed_off(self) -> None:
         """All hints are gone from the machines that run."""
         self.world.run_until(
@@ -109,6 +205,13 @@ class Play:
             self.ask(Op.GET, 99)
         whole_run._record_copies(world, self.clients)
         return check(history)
+
+
+def scripted(seed: int, script: Callable[[Play], None], nodes: int, **config: Any) -> Report:
+    """What the checker says of a script that was played in a world of its own."""
+    with played(seed, nodes, **config) as play:
+        script(play)
+        return play.judged()
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from tests.sim import publisher
+from tests.sim.changes import Changes
 from tests.sim.loop import SimFailure
-from tests.sim.nemesis import FAULTS, Nemesis
+from tests.sim.nemesis import FAULTS, OF_SLOTS, Nemesis
 from tests.sim.shape import Shape, draw
 from tests.sim.workload import Clients
 from tests.sim.world import World
@@ -20,6 +22,7 @@ from dynamo_core.history import TOMBSTONE, Figure, ReplicaCopy, Shown
 from dynamo_core.history_check import check
 from dynamo_core.records import DIGEST_BYTES
 from dynamo_core.wire import Op, Type
+from dynamo_node.digests import partition_range
 from dynamo_node.node import Node
 from dynamo_node.storage import OBJECTS
 from dynamo_node.topology import Place
@@ -71,6 +74,8 @@ def run(seed: int, trace: bool = False) -> Result:
         failure = "\n".join(str(v) for v in report.violations)
     summary = f"{lines}\n{world.scheduler.steps}\n{sorted(world.net.sent.items())}\n{failure}"
     world.faults.update(world.net.faults)
+    if shape.changes:
+        world.faults["seals and covers said"] += sum(world.net.sent[t] for t in {*OF_SLOTS[:3]})
     return Result(
         seed,
         failure,
@@ -87,11 +92,22 @@ def run(seed: int, trace: bool = False) -> Result:
 def _phases(world: World, clients: Clients, nemesis: Nemesis) -> None:
     world.form()
     over_s = world.shape.over_s
+    changes = _changes(world) if world.shape.changes else None
     clients.run()
     nemesis.begin(world.now + over_s)
+    if changes is not None:
+        changes.begin(world.now + over_s)
     world.run_for(over_s)
+    if changes is not None:
+        changes.heal()
     nemesis.heal()
     healed = world.now
+    if changes is not None:
+        world.run_until(
+            lambda: not changes.publisher.unfinished(),
+            CONVERGED_WITHIN_S,
+            lambda: "because " + changes.publisher.unfinished(),
+        )
     world.run_until(
         lambda: not clients.unfinished and world.all_ready() and world.all_linked(),
         CONVERGED_WITHIN_S,
@@ -119,6 +135,19 @@ def _phases(world: World, clients: Clients, nemesis: Nemesis) -> None:
     _record_copies(world, clients)
 
 
+def _changes(world: World) -> Changes:
+    """A publisher, perhaps two, and the person who tells them what to do."""
+    shape, rng = world.shape, Random(f"{world.seed}/changes")
+    one = publisher.first(world, Random(f"{world.seed}/publisher"))
+    one.reaches, one.crashes = shape.publisher_reaches, shape.publisher_crashes
+    changes = Changes(world, rng, one)
+    one.begin()
+    if shape.publishers > 1:
+        at = world.now + rng.uniform(0, shape.over_s * 0.7)
+        world.scheduler.at(at, None, changes.overlap, rng.uniform(1.0, shape.over_s))
+    return changes
+
+
 def _unsettled(world: World, clients: Clients) -> str:
     """Why the cluster isn't whole yet; "" when no hint is left, nobody recovers, copies agree."""
     held = {}
@@ -133,11 +162,35 @@ def _unsettled(world: World, clients: Clients) -> str:
         if world.shape.reap_delay_ms < NEVER_WITHIN_MS and (still := _reaping(node)):
             return f"{machine.name} {still}"
         held[node.topology.number] = node
+    if world.shape.changes and (why := _misplaced(held)):
+        return why
     for key in clients.keys:
         place = next(iter(held.values())).topology.place(key)
         copies = {_copy(held[owner], place.digest + key) for owner in place.owners}
         if len(copies) > 1:
             return f"owners {place.owners} of {key.decode()} differ: {_told(held, place, key)}"
+    return ""
+
+
+def _misplaced(held: dict[int, Node]) -> str:
+    """What lies where no row says, or lacks where one does; "" when all know the same rows."""
+    first = next(iter(held.values()))
+    tables = {number: node.custodies.table for number, node in held.items()}
+    if len({table.root() for table in tables.values()}) > 1:
+        rows = {n: list(map(table.row, range(table.partitions))) for n, table in tables.items()}
+        return f"nodes know different rows: {rows}"
+    ring = first.topology.ring
+    assert ring is not None
+    for partition in range(ring.partitions):
+        holders = first.topology.holders(partition)
+        if sorted(holders) != sorted(ring.slots[partition]):
+            return f"partition {partition} is held by {holders}, not by {ring.slots[partition]}"
+        if len({held[owner].trees.root(partition) for owner in holders}) > 1:
+            return f"the copies of partition {partition} at {holders} have different roots"
+        start, end = partition_range(ring, partition)
+        for number, node in held.items():
+            if number not in holders and node.disk.store.scan(OBJECTS, start, end, 1):
+                return f"node {number} has a copy of partition {partition}, of {holders}"
     return ""
 
 

@@ -4,7 +4,7 @@ Owns every choice that is made once for a whole run, and its names in totals. A
 shape says nothing of what happens when: that is the nemesis' and the clients'.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import Final
 
@@ -22,6 +22,16 @@ QUORUMS: Final = (
 """(N, R, W); most clusters are 3/2/2."""
 
 LOST, ROLLED_BACK = "lost", "rolled back"
+JOIN, LEAVE, REWEIGH, MIND, REPLACE, GIVE_UP, RETURN = CHANGES = (
+    "join",
+    "leave",
+    "re-weigh",
+    "change of mind",
+    "replace",
+    "give up",
+    "return",
+)
+"""What becomes of who is a member; the last three need a disk that may be missed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +39,9 @@ class Shape:
     """One run's kind; the defaults are a plain cluster that a scenario starts from.
 
     `disks`: what befalls disks in the course of the run, one each. Shares are
-    probabilities per operation. `faults`: the nemesis' kinds that may strike.
+    probabilities per operation. `faults`: the nemesis' kinds that may strike. `changes`: what
+    happens to the members in the course of the run, one each; with `burst` shortly after
+    each other. `sync_s`: how long an fsync takes at least.
     """
 
     nodes: int = 3
@@ -63,6 +75,15 @@ class Shape:
     small_buffers: bool = False
     faults: tuple[str, ...] = ()
     gap_s: tuple[float, float] = (0.3, 2.0)
+    changes: tuple[str, ...] = ()
+    publishers: int = 1
+    publisher_reaches: float = 1.0
+    publisher_crashes: float = 0.0
+    follows_disks: bool = True
+    ends_at_once: bool = False
+    sync_s: float = 0.0015
+    transfer_bytes_per_second_max: int = 0
+    burst: bool = False
 
     def told(self) -> str:
         """In one line, without what is as in the plain shape."""
@@ -85,6 +106,9 @@ class Shape:
             f"reap delay {self.reap_delay_ms} ms",
             f"clocks retired from {self.spent_min} spent entries",
             f"disks {' and '.join(sorted(self.disks)) or 'whole'}",
+            f"members change {'once' if len(self.changes) == 1 else 'often'}"
+            if self.changes
+            else "members stay",
             f"keys {'up to 3' if self.keys <= 3 else 'up to 10' if self.keys <= 10 else 'more'}",
         ]
 
@@ -95,7 +119,7 @@ def draw(seed: int, faults: tuple[str, ...]) -> Shape:
     n, r, w = rng.choice(QUORUMS)
     nodes = max(n, rng.choices((3, 4, 5, 6, 7), (42, 26, 18, 9, 5))[0])
     low = rng.choice((1500, 1500, 1500, 100, 400, 4000))
-    return Shape(
+    shape = Shape(
         nodes=nodes,
         n=n,
         r=r,
@@ -127,6 +151,37 @@ def draw(seed: int, faults: tuple[str, ...]) -> Shape:
         faults=_some(rng, faults),
         gap_s=rng.choice(((0.3, 2.0), (0.3, 2.0), (0.1, 0.8), (1.0, 5.0))),
         spent_min=rng.choice((8, 1, 1, 2)),
+    )
+    return _changing(Random(f"{seed}/shape/members"), shape)
+
+
+def _changing(rng: Random, shape: Shape) -> Shape:
+    """Half of all runs as they are, the other half with members that change."""
+    if rng.random() < 0.5:
+        return shape
+    kinds = CHANGES if shape.n > 1 and len(shape.disks) < shape.n - 1 else CHANGES[:4]
+    count = rng.choice((1, 1, 2, 3, 4, 5))
+    changes = (rng.choice(kinds),) if count == 1 else tuple(rng.choices(kinds, k=count))
+    if RETURN in changes and changes[0] == RETURN:
+        changes = (rng.choice((LEAVE, REPLACE, GIVE_UP)), *changes)
+    publishers = rng.choice((1, 1, 1, 2))
+    alone = rng.random() < 0.3
+    return replace(
+        shape,
+        partitions=16,
+        keys=min(shape.keys, rng.randint(1, 8)),
+        changes=changes,
+        publishers=publishers,
+        publisher_reaches=rng.choice((1.0, 1.0, 0.7)),
+        publisher_crashes=rng.choice((0.0, 0.0, 0.1)),
+        follows_disks=rng.random() < 0.7,
+        ends_at_once=publishers == 1 and rng.random() < 0.5,
+        # Small partitions on fast disks move in no time, and no plan would meet another one.
+        sync_s=rng.choice((0.0015, 0.0015, 0.02, 0.1)),
+        transfer_bytes_per_second_max=rng.choice((0, 0, 600, 3000)),
+        burst=rng.random() < 0.5,
+        faults=() if alone else shape.faults,
+        disks=() if alone else shape.disks,
     )
 
 

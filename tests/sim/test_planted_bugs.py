@@ -16,13 +16,14 @@ from tests.sim.disk import SimStore
 from tests.sim.loop import SimFailure
 from tests.sim.play import PATIENCE_S, Play
 
-from dynamo_core import copies, objects, returning
+from dynamo_core import copies, objects, recovery, returning, slots
 from dynamo_core.actors import Minter, actor_bytes
 from dynamo_core.errors import DynamoError
 from dynamo_core.get_quorum import GetQuorum
 from dynamo_core.history import ACKNOWLEDGED
 from dynamo_core.history_report import Report
 from dynamo_core.objects import Object
+from dynamo_core.recovery import Verdict
 from dynamo_core.returning import Judged, Step
 from dynamo_core.versions import Clock, Dot
 from dynamo_core.wire import Op
@@ -181,6 +182,28 @@ def volume_from_before_a_round(seed: int) -> Report:
     return _played(seed, script, 4, timing=replace(Timing(), reap_delay_ms=200))
 
 
+def successor_of_a_dead_node_hears_too_few(seed: int) -> Report:
+    """It is nominated, and can reach only the replica that missed a write (schedule 11)."""
+
+    def script(play: Play) -> None:
+        dead, missed, knows = (play.owners[(seed + i) % 3] for i in range(3))
+        successor = play.others[0]
+        number = dead.node.topology.number  # type: ignore[union-attr]
+        play.kill(missed, successor)
+        play.put()
+        play.kill(knows)
+        play.world.remove(dead)
+        play.start(missed, successor)
+        ring = play.ring_of(play.world.machines, give_up=(number,))
+        assert play.post(ring, missed, successor) == [None, None]
+        play.world.run_for(10.0)
+        for _ in range(3):
+            play.clients.call(Op.GET, play.key, 1, None)
+            play.world.run_until(lambda: not play.clients.unfinished, PATIENCE_S)
+
+    return _played(seed, script, nodes=4)
+
+
 # The bugs
 
 
@@ -220,8 +243,8 @@ def proof_before_fsync(patch: pytest.MonkeyPatch) -> None:
     merge = Replica.merge
 
     def merged(self: Replica, key: Any, digest: Any, obj: Any, reap_round: int, done: Any,
-               sync: bool = False) -> None:  # fmt: skip
-        merge(self, key, digest, obj, reap_round, lambda error: None)
+               sync: bool = False, row: Any = None) -> None:  # fmt: skip
+        merge(self, key, digest, obj, reap_round, lambda error: None, row=row)
         done(None)
 
     patch.setattr(Replica, "merge", merged)
@@ -296,7 +319,14 @@ def old_copies_are_as_good_as_any(patch: pytest.MonkeyPatch) -> None:
         return judged._replace(step=Step.SURE) if old else judged
 
     patch.setattr(returning, "judge", trusting)
-    patch.setattr(copies, "too_old", lambda held, floor: [])
+    patch.setattr(copies, "too_old", lambda held: [])
+
+
+def whoever_is_heard_is_enough(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(slots, "needed_to_claim", lambda row, r, w: 1)
+    patch.setattr(
+        recovery, "judge", lambda mine, others, merged, w, doubtful: Verdict(bool(merged))
+    )
 
 
 PLANTED: dict[str, tuple[Plant, Scenario, set[str]]] = {
@@ -321,6 +351,9 @@ PLANTED: dict[str, tuple[Plant, Scenario, set[str]]] = {
     ),
     "a copy from before a round that is taken for a new one": (
         old_copies_are_as_good_as_any, volume_from_before_a_round, {"e"},
+    ),
+    "a slot claimed after hearing anybody": (
+        whoever_is_heard_is_enough, successor_of_a_dead_node_hears_too_few, {"h"},
     ),
 }  # fmt: skip
 

@@ -1,109 +1,25 @@
 """Anti-entropy on virtual time: what it says, to whom it turns, and when it is quiet."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.sim import run as whole_run
-from tests.sim.play import Play
-from tests.sim.world import Machine, World
+from tests.sim.replicas import OFTEN, blind, replicas
+from tests.sim.world import World
 
-from dynamo_core import antientropy, exchange, merkle, objects, records, recovery
+from dynamo_core import antientropy, exchange, merkle, records, recovery
 from dynamo_core.admission import Admission
-from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.ring import Ring, position
 from dynamo_core.rounds import Kept, Listed
-from dynamo_core.versions import EMPTY
-from dynamo_core.walks import preferred_slots
+from dynamo_core.slots import Row
 from dynamo_core.wire import Code, Type
 from dynamo_node import comparison, repairs, trees
 from dynamo_node.antientropy import AntiEntropy
-from dynamo_node.config import Timing
 from dynamo_node.digests import leaf_of, partition_range
-from dynamo_node.marks import Marks
+from dynamo_node.opening import StorageError
 from dynamo_node.storage import OBJECTS, TREES
-
-BY_HAND = Timing(timeout_ms=2000, drain_ms=200, antientropy_ms=600_000, recheck_ms=100)
-"""The loop stands still: a test says when replicas compare."""
-OFTEN = replace(BY_HAND, antientropy_ms=200)
-
-
-def blind(actor: int, value: bytes | None = b"v") -> bytes:
-    sibling = Sibling((bytes([actor]) * 16, 1), bytes([actor]) * 16, 0, "", value)
-    return objects.to_bytes(objects.put(ABSENT, EMPTY, sibling))
-
-
-class Replicas(Play):
-    """A world in which objects are put into single replicas."""
-
-    def do(self, machine: Machine, work: Coroutine[Any, Any, Any], most_s: float = 60.0) -> Any:
-        """Run a coroutine in a machine's process; its result."""
-        done: list[Any] = []
-
-        async def noted() -> None:
-            done.append(await work)
-
-        assert machine.process is not None
-        loop = machine.process.loop
-        self.world.scheduler.soon(loop, lambda: loop.create_task(noted()), ())
-        self.world.run_until(lambda: bool(done), most_s)
-        return done[0]
-
-    def merge(self, machine: Machine, key: bytes, obj: bytes, wait: bool = True) -> None:
-        """Put an object into one replica alone."""
-        node, told = machine.node, []
-        assert machine.process is not None
-        assert node is not None
-        self.world.scheduler.soon(
-            machine.process.loop, node.replica.merge, (key, position(key), obj, 0, told.append)
-        )
-        if wait:
-            self.world.run_until(lambda: bool(told), 10.0)
-            assert told == [None]
-        else:
-            self.world.scheduler.run(self.world.now + 1e-6)
-
-    def held(self, machine: Machine, key: bytes) -> bytes | None:
-        assert machine.node is not None
-        place = position(key) + key
-        found = machine.node.disk.store.scan(OBJECTS, place, place + b"\x00", 1)
-        return records.object_of(found[0][1]) if found else None
-
-    def compare(self, a: Machine, b: Machine) -> Any:
-        """One comparison of `a` with `b`: how it ended."""
-        assert a.node is not None
-        assert b.node is not None
-        number, node = b.node.topology.number, a.node
-
-        async def compare() -> Any:
-            try:
-                shared = node.antientropy.shared(number)
-                return await node.antientropy._compare(number, shared, 1 << 16)
-            except repairs.Ended as ended:
-                return ended
-
-        return self.do(a, compare())
-
-    def ask(self, a: Machine, b: Machine, kind: Type, payload: bytes) -> tuple[int, bytes]:
-        assert a.node is not None
-        assert b.node is not None
-        answer: tuple[int, bytes] = self.do(
-            a, a.node.topology.links[b.node.topology.number].ask(kind, payload, 30.0)
-        )
-        return answer
-
-
-@contextmanager
-def replicas(nodes: int = 3, seed: int = 1, **config: Any) -> Iterator[Replicas]:
-    play = Replicas(seed, nodes, **{"timing": BY_HAND, **config})
-    try:
-        yield play
-    finally:
-        play.world.close()
-
 
 # What is said only about fsynced state
 
@@ -245,9 +161,8 @@ def _next_ring(ring: Ring, **changed: Any) -> Ring:
     return replace(ring, epoch=ring.epoch + 1, parent=ring.id, **changed)
 
 
-def test_a_ring_that_comes_in_mid_round_ends_it_and_the_next_one_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_ring_that_comes_in_mid_round_doesnt_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring says who shall hold what: what two nodes hold, they can compare."""
     with replicas() as play:
         a, b = play.owners[:2]
         keys = [b"k%d" % n for n in range(60)]
@@ -265,82 +180,171 @@ def test_a_ring_that_comes_in_mid_round_ends_it_and_the_next_one_goes_on(
             return await repair(self, *args)
 
         monkeypatch.setattr(repairs.Repairs, "_repair", then_a_ring)
-        ended = play.compare(a, b)
-        assert isinstance(ended, repairs.Ended)
-        assert ended.busy
-        play.world.run_until(
-            lambda: all(m.node.topology.name == a.node.topology.name for m in play.world.machines),  # type: ignore[union-attr]
-            30.0,
-        )
-        play.compare(a, b)
+        tally = play.compare(a, b)
+        assert posted
+        assert tally.received == len(keys)
+        assert not tally.moved
         assert all(play.held(a, key) == blind(1) for key in keys)
         assert not play.compare(a, b).differing
 
 
-def test_owners_that_a_ring_makes_in_mid_round_get_what_is_theirs_and_nobody_else_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with replicas(4, timing=OFTEN) as play:
-        machines = play.world.machines
-        nodes = {m.node.topology.number: m for m in machines if m.node is not None}
-        a = machines[0]
-        assert a.node is not None
-        ring, me = a.node.topology.ring, a.node.topology.number
-        assert ring is not None
-        owners = ring.owners[1:] + ring.owners[:1]
-        zones = {member.number: member.zone for member in ring.members}
-        slots = tuple(preferred_slots(owners, zones, ring.replication))
-        newer = _next_ring(ring, owners=owners, slots=slots)
-        lost = [p for p in range(ring.partitions) if me in ring.slots[p] and me not in slots[p]]
-        assert lost
-        keys = [b"k%d" % n for n in range(120)]
-        repair = repairs.Repairs._repair
-        posted: list[Any] = []
+def _later(row: Row, holder: int) -> Row:
+    """The same holders; this one has claimed its slot anew."""
+    return tuple(token.claimed() if token.holder == holder else token for token in row)
 
-        async def then_a_ring(self: Any, partition: int, listed: Any) -> Any:
-            if partition in lost and not posted:
-                posted.append(await self._node.rings.post(newer))
+
+@pytest.mark.parametrize("who", ["the asker", "the peer", "both"])
+def test_a_slot_that_moves_in_mid_round_ends_its_partition_alone(
+    who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a long transfer that happens every second: the other partitions go on."""
+    with replicas() as play:
+        a, b, c = play.owners
+        assert a.node is not None
+        equal, candidates = 15, [b"k%d" % n for n in range(200)]
+        of = {key: a.node.replica.partition_of(position(key)) for key in candidates}
+        keys = [key for key in candidates if of[key] != equal]
+        for key in keys:
+            play.merge(b, key, blind(1))
+        moving = min(of.values())
+        third = c.node.topology.number  # type: ignore[union-attr]
+        row = _later(a.node.topology.row(moving), third)
+        play.kill(c)  # else it would claim what it is said to hold
+        repair = repairs.Repairs._repair
+        moved: list[None] = []
+
+        async def then_it_moves(self: Any, partition: int, listed: Any) -> Any:
+            if partition == moving and not moved:
+                moved.append(None)
+                for machine in {"the asker": (a,), "the peer": (b,), "both": (a, b)}[who]:
+                    assert machine.process is not None
+                    custodies = machine.node.custodies  # type: ignore[union-attr]
+                    for p in (moving, equal):
+                        later = row if p == moving else _later(custodies.table.row(p), third)
+                        machine.process.loop.call_soon(custodies.learn, p, later)
+                await asyncio.sleep(0.05)
             return await repair(self, partition, listed)
 
-        monkeypatch.setattr(repairs.Repairs, "_repair", then_a_ring)
+        monkeypatch.setattr(repairs.Repairs, "_repair", then_it_moves)
+        tally = play.compare(a, b)
+        assert moved
+        # What was equal before the peer heard of that was equal.
+        assert tally.moved == ({moving} if who == "the peer" else {moving, equal})
+        assert not tally.agreed & tally.moved
         for key in keys:
-            for number in ring.slots[ring.partition_of(position(key))]:
-                if number != me:
-                    play.merge(nodes[number], key, blind(1), wait=False)
-        play.world.run_until(lambda: a.node.topology.name.epoch == newer.epoch, 60.0)  # type: ignore[union-attr]
-        had = [key for key in keys if play.held(a, key)]
-        play.world.run_for(60.0)
-        for key in keys:
-            partition = ring.partition_of(position(key))
-            for number in slots[partition]:
-                assert play.held(nodes[number], key) == blind(1)
-            if partition in lost and key not in had:
-                assert play.held(a, key) is None, "it came under a ring that is no more"
-        # And it is quiet again.
-        before = play.world.net.sent[Type.WRITE] + play.world.net.sent[Type.SEGMENTS]
-        play.world.run_for(10.0)
-        assert play.world.net.sent[Type.WRITE] + play.world.net.sent[Type.SEGMENTS] == before
+            assert (play.held(a, key) is None) == (of[key] == moving)
+        tally = play.compare(a, b)  # both know it by now, or tell each other first
+        assert not tally.moved
+        assert all(play.held(a, key) == blind(1) for key in keys)
 
 
-def test_what_was_fetched_under_another_ring_is_not_merged(
+def test_a_disk_that_fails_before_a_round_has_begun_only_ends_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The partition may have gone elsewhere: a copy here would be nobody's."""
     with replicas() as play:
         a, b = play.owners[:2]
+        assert a.node is not None
+
+        async def fails() -> None:
+            raise StorageError("while fdatasync")
+
+        monkeypatch.setattr(a.node.custodies, "durable", fails)
+        assert isinstance(play.compare(a, b), repairs.Ended)
+
+
+def test_who_knows_less_learns_it_and_is_compared_with() -> None:
+    with replicas() as play:
+        a, b, c = play.owners
+        assert a.node is not None
+        assert b.node is not None
+        keys = [b"k%d" % n for n in range(60)]
+        for key in keys:
+            play.merge(b, key, blind(1))
+        number = c.node.topology.number  # type: ignore[union-attr]
+        play.kill(c)  # else it would claim what it is said to hold
+        for machine, partitions in ((a, range(4)), (b, range(4, 9))):
+            for p in partitions:
+                play.learn(machine, p, _later(a.node.topology.row(p), number))
+        assert a.node.topology.table.root() != b.node.topology.table.root()  # type: ignore[union-attr]
+        tally = play.compare(a, b)
+        assert not tally.moved
+        assert a.node.topology.table.root() == b.node.topology.table.root()  # type: ignore[union-attr]
+        assert all(play.held(a, key) == blind(1) for key in keys)
+
+
+def test_what_two_nodes_share_follows_who_holds_what() -> None:
+    """Not the ring, and whatever changes; both sides reckon the same."""
+    with replicas(4) as play:
+        a, b = play.owners[:2]
+        new = play.others[0]
+        nodes: list[Any] = [m.node for m in (a, b, new)]
+        p = play.partition
+        first, second, third = (n.topology.number for n in nodes)
+
+        def shared(at: int, number: int) -> bool:
+            found = nodes[at].antientropy.shared(number)
+            assert found == sorted(set(found))
+            return p in found
+
+        assert shared(0, second)
+        assert not shared(0, third)
+        row = play.takes_over(new, a, p)
+        for machine in (a, b):
+            play.learn(machine, p, row)
+        assert not shared(0, second)
+        assert not shared(1, first)
+        assert shared(1, third)
+        assert shared(2, second)
+
+
+def test_who_has_a_slot_by_the_row_alone_vouches_for_nothing_and_gets_nothing() -> None:
+    """It was nominated, or its disk is lost: it has to claim its slot first."""
+    with replicas() as play:
+        a, b = play.owners[:2]
+        assert a.node is not None
+        assert b.node is not None
+        play.merge(a, play.key, blind(1))
+        b.node.recovery.claims._needed = lambda partition: 99  # type: ignore[method-assign]
+        custody = b.node.custodies.of(play.partition)
+        custody.held.clear()
+        custody._put()
+        assert play.partition in b.node.topology.owned
+        assert not b.node.antientropy.view.counts(play.partition)
+        a.node.replica.hints.mark(b.node.topology.number, play.partition)
+        for one, other in ((a, b), (b, a)):
+            tally = play.compare(one, other)
+            assert play.partition not in tally.agreed
+        assert a.node.replica.hints.marks()
+        assert play.held(b, play.key) is None
+        assert not b.node.replica.hints.by_target, "nor is anything kept as a hint for itself"
+
+
+@pytest.mark.parametrize("whose", [0, 2])
+def test_what_was_fetched_under_another_row_is_not_merged(
+    whose: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slot may have gone elsewhere, so that a copy here would be nobody's."""
+    with replicas(4) as play:
+        a, b = play.owners[:2]
+        assert a.node is not None
         play.merge(b, play.key, blind(1))
-        ring = a.node.topology.ring  # type: ignore[union-attr]
-        assert ring is not None
+        former, new = (
+            m.node.topology.number  # type: ignore[union-attr]
+            for m in (play.owners[whose], play.others[0])
+        )
+        row = tuple(
+            token.handed_to(new) if token.holder == former else token
+            for token in a.node.topology.row(play.partition)
+        )
         unpack = exchange.unpack_fetched
 
-        def then_a_ring(payload: bytes) -> Any:
-            topology = a.node.topology  # type: ignore[union-attr]
-            topology.name = topology.name._replace(epoch=topology.name.epoch + 1)
+        def then_it_moves(payload: bytes) -> Any:
+            a.node.custodies.learn(play.partition, row)  # type: ignore[union-attr]
             return unpack(payload)
 
-        monkeypatch.setattr(repairs.exchange, "unpack_fetched", then_a_ring)
-        ended = play.compare(a, b)
-        assert isinstance(ended, repairs.Ended)
+        monkeypatch.setattr(repairs.exchange, "unpack_fetched", then_it_moves)
+        tally = play.compare(a, b)
+        assert tally.moved == {play.partition}
         assert play.held(a, play.key) is None
 
 
@@ -409,55 +413,6 @@ def test_a_mark_that_stays_starves_no_other_peer(monkeypatch: pytest.MonkeyPatch
             play.do(play.world.machines[0], me.antientropy._turn())
         assert set(turns) == {*peers}
         assert turns.count(peers[-1]) >= 6
-
-
-def test_a_foreign_mark_that_stays_starves_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    with replicas(4) as play:
-        machine = play.world.machines[0]
-        me = machine.node
-        assert me is not None
-        ring = me.topology.ring
-        assert ring is not None
-        foreign = [p for p in range(ring.partitions) if p not in me.topology.owned][:3]
-        for partition in foreign:
-            me.replica.hints.mark(ring.slots[partition][0], partition)
-        asked: list[int] = []
-
-        async def all_agree(self: Any, partition: int, owners: list[int]) -> bool:
-            asked.append(partition)
-            return partition != foreign[0]
-
-        monkeypatch.setattr(Marks, "_all_agree", all_agree)
-        for _ in range(6):
-            play.do(machine, me.antientropy._turn())
-        assert [p for p, _, _ in me.replica.hints.marks()] == foreign[:1]
-        assert {*asked} == {*foreign}
-
-
-async def nothing(*args: Any) -> None:
-    pass
-
-
-def test_a_mark_isnt_cleared_by_who_can_vouch_for_nothing() -> None:
-    """What the mark is about may be what this disk has lost."""
-    with replicas(timing=OFTEN) as play:
-        a, b = play.owners[:2]
-        assert a.node is not None
-        assert b.node is not None
-        partition = a.node.replica.partition_of(position(play.key))
-        a.node.recovery._todo = list  # type: ignore[method-assign]  # it stays so
-        a.node.standing.unclean([partition])
-        a.node.replica.hints.mark(b.node.topology.number, partition)
-        play.world.run_for(10.0)
-        assert a.node.replica.hints.marks()
-        a.node.standing.completed(partition, False)
-        play.world.run_for(10.0)
-        assert not a.node.replica.hints.marks()
-        a.node.reaper.copies._sure.discard(partition)  # nor by a copy that may be an old one
-        a.node.reaper.copies._settle = nothing  # type: ignore[method-assign]
-        a.node.replica.hints.mark(b.node.topology.number, partition)
-        play.world.run_for(10.0)
-        assert a.node.replica.hints.marks()
 
 
 def test_partitions_that_never_settle_starve_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,7 +490,8 @@ def test_a_storm_of_questions_keeps_to_the_share_of_who_answers(
         monkeypatch.setattr(Admission, "decide", lambda self, now, used_s: self.share)
         node.slices.admission.share = 0.05
         partition = node.replica.partition_of(position(play.key))
-        payload = exchange.pack_list(partition, *partition_range(ring, partition))
+        row = node.topology.digest(partition)
+        payload = row + exchange.pack_list(partition, *partition_range(ring, partition))
         answered: list[int] = []
 
         async def asks(asker: Any, number: int) -> None:
@@ -571,7 +527,8 @@ def test_pages_for_recovering_owners_keep_to_the_share_and_shrink_when_many_ask(
             play.merge(b, key, blind(1, bytes(30_000)))
         monkeypatch.setattr(Admission, "decide", lambda self, now, used_s: self.share)
         node.slices.admission.share = 0.05
-        payload = recovery.pack_ask(recovery.Ask(partition, b"", probe=False))
+        row = node.topology.digest(partition)
+        payload = row + recovery.pack_ask(recovery.Ask(partition, b"", probe=False))
         pages: list[int] = []
 
         async def asks(asker: Any) -> None:
@@ -609,7 +566,8 @@ def test_a_copy_that_is_deleted_while_it_is_read_is_not_told_as_a_whole_one() ->
             node.replica.empty(partition, *partition_range(ring, partition))
 
         play.world.scheduler.at(play.world.now + 0.01, b.process.loop, delete)  # type: ignore[union-attr]
-        payload = recovery.pack_ask(recovery.Ask(partition, b"", probe=False))
+        row = node.topology.digest(partition)
+        payload = row + recovery.pack_ask(recovery.Ask(partition, b"", probe=False))
         kind, reply = play.ask(a, b, Type.PAGE, payload)
         assert kind == Type.ERROR, recovery.unpack_page(reply)
 

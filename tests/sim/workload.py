@@ -13,7 +13,7 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
-from tests.sim.world import Process, World
+from tests.sim.world import Machine, Process, World
 
 from dynamo_core import history as told
 from dynamo_core.errors import CallerError
@@ -41,6 +41,8 @@ class Clients:
         self.keys = [b"key-%d" % i for i in range(shape.keys)]
         self.history = History(n=shape.n, last_write_wins=shape.reconciliation == LAST_WRITE_WINS)
         self.unfinished = 0
+        self.at: Machine | None = None
+        """Where all clients go; None for anywhere."""
         self.quorums: dict[int, int] = {}
         """Write id -> the W that it was sent with, where that isn't the cluster's."""
         world.losses.needed = lambda write_id: self.quorums.get(write_id, shape.w)
@@ -151,6 +153,7 @@ class _Call:
         if quorum:
             clients.quorums[int(id_[1:])] = quorum
         self._tries = 0
+        self._asked: Machine | None = None
         self._unknown = False
         self._done = False
 
@@ -158,7 +161,7 @@ class _Call:
         world = self.clients.world
         self._tries += 1
         number = self._tries
-        machine = self.clients.rng.choice(world.machines)
+        machine = self._asked = self.clients.at or self.clients.rng.choice(world.machines)
         process = machine.process
         delay = self.clients.rng.uniform(0.0002, 0.002)
         if process is None or process.node is None:
@@ -210,6 +213,19 @@ class _Call:
             self._unknown = True
             self._again_or(told.UNKNOWN, outcome)
 
+    def _owners(self, outcome: Outcome) -> int:
+        """How many owners answered, for promise (h).
+
+        One whose disk was rolled back answers for less than it acknowledged, and so may, with
+        R = 1, one that holds no slot any more and hasn't heard of it yet.
+        """
+        world = self.clients.world
+        if world.faults["disk rolled back"]:
+            return 0
+        if self._asked in world.unaware and outcome.needed == 1:
+            return 0
+        return outcome.primary
+
     def _again_or(self, result: str, outcome: Outcome | None) -> None:
         if self._tries < TRIES_MAX:
             world = self.clients.world
@@ -230,8 +246,7 @@ class _Call:
         if outcome is not None and outcome.ok and result == told.ACKNOWLEDGED:
             if outcome.context:
                 try:
-                    keyring = world.machines[0].config.keyring
-                    clock = keyring.open(operation.key, outcome.context).clock
+                    clock = world.keyring.open(operation.key, outcome.context).clock
                 except CallerError as error:
                     raise AssertionError(f"{self.id} got a bad context") from error
                 clients.got_context(self.client, operation.key, self.id, outcome.context)
@@ -249,8 +264,7 @@ class _Call:
             context=None if self.context is None else self.context[0],
             by_store=self._by_store,
             shown=shown,
-            # An owner whose disk was rolled back answers for less than it acknowledged.
-            owners=0 if outcome is None or world.faults["disk rolled back"] else outcome.primary,
+            owners=0 if outcome is None else self._owners(outcome),
             clock=clock,
         )
         clients.history.operations.append(record)

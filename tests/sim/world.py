@@ -1,8 +1,7 @@
 """World: a whole cluster on virtual time, made of the production node's parts.
 
-Owns machines (name, disk, wall clock, power), the processes that run on them and
-their life as `main` arranges it, without the HTTP doors: start, serve, drain,
-stop; and what befalls a process. Everything random comes from the seed.
+Owns which machines there are, in what state they come, go and end, and what
+befalls their processes. Everything random comes from the seed.
 """
 
 import logging
@@ -14,132 +13,26 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from tests.sim.disk import SimDisk, SimStore
-from tests.sim.loop import NodeLoop, Scheduler, SimFailure
+from tests.sim.disk import SimDisk
+from tests.sim.loop import Scheduler, SimFailure
 from tests.sim.losses import Losses, WatchedDisk
+from tests.sim.machines import NATIVE_PORT, Machine, Process
 from tests.sim.net import Network
 from tests.sim.shape import Shape
 
 from dynamo_core import objects
 from dynamo_core.contexts import Keyring
-from dynamo_core.errors import CallerError
 from dynamo_core.placement import Candidate, first_ring
 from dynamo_core.ring import Ring
-from dynamo_node.config import SYNC, Config, Limits, Timing
+from dynamo_node.config import SYNC, Config, Limits, Seed, Timing
 from dynamo_node.coordinator import Coordinator
-from dynamo_node.inbound import Inbound
 from dynamo_node.node import Node
-from dynamo_node.opening import StorageError
-from dynamo_node.outside import Outside
-from dynamo_node.service import Service
 from dynamo_node.storage import OBJECTS
-from dynamo_node.supervisor import Supervisor, Trouble
+
+__all__ = ["Machine", "Process", "World"]
 
 CLUSTER_ID: Final = bytes(range(16))
-WALL_START_MS: Final = 1_700_000_000_000
-NATIVE_PORT: Final = 7070
-
-
-class Machine:
-    """One host: its disk and clock stay when its process goes."""
-
-    def __init__(self, world: "World", name: str) -> None:
-        self.world = world
-        self.name = name
-        self.rng = Random(f"{world.seed}/{name}")
-        self.disk = WatchedDisk(Random(f"{world.seed}/{name}/disk"))
-        self.disk.forgetting = partial(world.forgets, self.disk)
-        self.free_bytes = 1 << 40
-        self.skew_ms = 0
-        self.boots = 1
-        self.config: Config = None  # type: ignore[assignment]  # given by the world
-        self.process: Process | None = None
-        self.down = False
-        """Kept down by a fault; else a process that ended is started again."""
-
-    def outside(self) -> Outside:
-        return Outside(
-            random_bytes=self.rng.randbytes,
-            wall_ms=lambda: WALL_START_MS + int(self.world.now * 1000) + self.skew_ms,
-            boot_id=lambda: f"{self.name}-boot-{self.boots}",
-            open_store=lambda config, create: SimStore(
-                self.disk, sync=config.durability == SYNC, create=create
-            ),
-            free_bytes=lambda config: self.free_bytes,
-            size_bytes=lambda config: 1 << 40,
-        )
-
-    @property
-    def node(self) -> Node | None:
-        """The running node, once it has started."""
-        return None if self.process is None else self.process.node
-
-
-class Process:
-    """One run of `main`, from its start to its end."""
-
-    def __init__(self, machine: Machine) -> None:
-        world = machine.world
-        self.machine = machine
-        self.loop = NodeLoop(
-            world.scheduler, machine.name, offset=machine.rng.randrange(1, 1_000_000)
-        )
-        self.loop.connect = world.net.connect
-        self.node: Node | None = None
-        self.stop_wanted = False
-        self._supervisor: Supervisor | None = None
-        self.connections: set[Inbound] = set()
-        world.scheduler.soon(self.loop, self._begin, ())
-
-    def _begin(self) -> None:
-        self.loop.create_task(self._serve())
-
-    async def _serve(self) -> None:
-        machine = self.machine
-        self._supervisor = Supervisor(machine.config, self, machine.outside())
-        if self.stop_wanted:
-            self._supervisor.stop()
-        try:
-            await self._supervisor.run()
-        except (CallerError, StorageError) as error:  # `main` says so and exits
-            machine.world.note(machine.name, f"ends: {error}")
-        self._gone()
-
-    # The supervisor's doors
-
-    async def serve(self, node: Node) -> None:
-        machine, world = self.machine, self.machine.world
-        service = Service(node)
-        self.node = node
-        world.started(machine, node)
-        world.net.listen(
-            machine.name, NATIVE_PORT, self.loop, lambda: Inbound(service, self.connections)
-        )
-
-    async def refuse(self, trouble: Trouble) -> None:
-        self.machine.world.note(self.machine.name, f"has no store: {trouble.error}")
-        self.node = None
-        await self.shut()
-
-    async def shut(self) -> None:
-        self.machine.world.net.stop_listening(self.machine.name)
-
-    async def leave(self) -> None:
-        for connection in sorted(self.connections, key=lambda c: getattr(c.transport, "number", 0)):
-            connection.close_soon()
-
-    def stop(self) -> None:
-        """SIGTERM."""
-        self.stop_wanted = True
-        if self._supervisor is not None:
-            self.machine.world.scheduler.soon(self.loop, self._supervisor.stop, ())
-
-    def _gone(self) -> None:
-        machine = self.machine
-        self.loop.kill()
-        machine.disk.in_use = False
-        machine.world.net.process_gone(self.loop)
-        machine.world.ended(machine, self)
+AT: Final = "2026-01-01T00:00:00Z"
 
 
 class World:
@@ -160,35 +53,55 @@ class World:
         self.on_written: Callable[[], None] | None = None
         """Told when a node has answered a client that its write is safe."""
         self._dead: list[Process] = []
-        self.machines = [Machine(self, f"node-{i}") for i in range(shape.nodes)]
-        keyring = Keyring(0, {0: bytes(32)})
-        for machine in self.machines:
-            machine.config = Config(
-                cluster_name="sim",
-                cluster_id=CLUSTER_ID,
-                keyring=keyring,
-                name=machine.name,
-                data_dir=Path("/sim") / machine.name,
-                host=machine.name,
-                http_port=8080,
-                native_port=NATIVE_PORT,
-                admin_port=8081,
-                admin_token="t",
-                r=shape.r,
-                w=shape.w,
-                reconciliation=shape.reconciliation,
-                durability=shape.durability,
-                limits=replace(Limits(), siblings_max=shape.siblings_max),
-                timing=replace(
-                    Timing(),
-                    timeout_ms=2000,
-                    drain_ms=200,
-                    hedge_ms=shape.hedge_ms,
-                    straggler_ms=shape.straggler_ms,
-                    reap_delay_ms=shape.reap_delay_ms,
-                ),
-                hints_bytes_max=shape.hints_bytes_max,
-            )
+        self.keyring = Keyring(0, {0: bytes(32)})
+        self.machines: list[Machine] = []
+        """Those that run, or will again; in the order in which they came."""
+        self.ending: list[Machine] = []
+        """Those that have been told to stop for good, until their processes are gone."""
+        self.shelf: dict[str, WatchedDisk] = {}
+        """Volumes of machines that are no more, by the last bearer of the name."""
+        self.unaware: set[Machine] = set()
+        """Those that run although they were given up, cut off from the others, and those with
+        a volume of before they left: for all that they know they hold slots."""
+        self._bearers: Counter[str] = Counter()
+        for i in range(shape.nodes):
+            self.add(f"node-{i}")
+
+    def config_of(self, name: str) -> Config:
+        """What a machine of that name is configured with; its seeds are those that there are."""
+        shape = self.shape
+        seeds = [Seed(m.name, m.name, NATIVE_PORT) for m in self.machines] if self.ring else []
+        return Config(
+            cluster_name="sim",
+            cluster_id=CLUSTER_ID,
+            keyring=self.keyring,
+            name=name,
+            data_dir=Path("/sim") / name,
+            host=name,
+            http_port=8080,
+            native_port=NATIVE_PORT,
+            admin_port=8081,
+            admin_token="t",
+            seeds=tuple(seeds),
+            r=shape.r,
+            w=shape.w,
+            reconciliation=shape.reconciliation,
+            durability=shape.durability,
+            limits=replace(
+                Limits(),
+                siblings_max=shape.siblings_max,
+                transfer_bytes_per_second_max=shape.transfer_bytes_per_second_max,
+            ),
+            timing=replace(
+                Timing(),
+                timeout_ms=2000,
+                drain_ms=200,
+                hedge_ms=shape.hedge_ms,
+                straggler_ms=shape.straggler_ms,
+                reap_delay_ms=shape.reap_delay_ms,
+            ),
+            hints_bytes_max=shape.hints_bytes_max,
+        )
 
     @property
     def now(self) -> float:
@@ -210,13 +123,13 @@ class World:
             CLUSTER_ID.hex(),
             "sim",
             [
-                Candidate(m.name, "", "1", m.name, 8080, NATIVE_PORT, 8081, m.node.disk.disk_id)
+                candidate(m.name, "1", m.node.disk.disk_id)
                 for m in self.machines
                 if m.node is not None
             ],
             self.shape.n,
             self.shape.partitions,
-            "2026-01-01T00:00:00Z",
+            AT,
         )
         for machine in self.machines:
             assert machine.process is not None
@@ -227,8 +140,50 @@ class World:
             )
         self.run_until(lambda: self.all_ready() and self.all_linked(), 30)
 
+    # Machines that come and go
+
+    def add(self, name: str, disk: WatchedDisk | None = None) -> Machine:
+        """One more machine, with an empty disk or with one that was used before; not started."""
+        assert self.named(name) is None, f"there is a machine {name}"
+        machine = Machine(self, name, disk, self._bearers[name])
+        machine.disk.temper.sync_s = self.shape.sync_s
+        for other in self.machines if self._bearers[name] else ():
+            self.block(name, other.name, False)
+            self.block(other.name, name, False)
+        self._bearers[name] += 1
+        self.machines.append(machine)
+        return machine
+
+    def named(self, name: str) -> Machine | None:
+        """The machine of that name, if there is one, be it ending."""
+        return next((m for m in (*self.machines, *self.ending) if m.name == name), None)
+
+    def end(self, machine: Machine) -> None:
+        """It is stopped for good, with time to finish; its volume goes to the shelf."""
+        self.machines.remove(machine)
+        self.stop(machine)
+        if machine.process is None:
+            self.shelf[machine.name] = machine.disk
+        else:
+            self.ending.append(machine)
+
+    def remove(self, machine: Machine) -> None:
+        """It is gone, with its disk: nobody is told. The volume may be found again."""
+        self.crash(machine, power=True)
+        self.machines.remove(machine)
+        found = machine.disk.snapshot()
+        machine.disk.wipe()  # as far as anybody can know
+        machine.disk.synced = found
+        machine.disk.went_back = True  # what it takes before it hears of it may be too old
+        self.shelf[machine.name] = machine.disk
+        self.note(machine.name, "is gone for good")
+
+    # Life of a process
+
     def start(self, machine: Machine) -> None:
         """Start a process on a machine that has none; one that is stopping starts again."""
+        if machine not in self.machines:
+            return  # it has ended for good meanwhile
         machine.down = False
         if machine.process is None:
             self.net.power_on(machine.name)
@@ -274,7 +229,10 @@ class World:
         self.note(machine.name, "has ended")
         if machine.process is process:
             machine.process = None
-            if not machine.down:
+            if machine in self.ending:
+                self.ending.remove(machine)
+                self.shelf[machine.name] = machine.disk
+            elif not machine.down:
                 self.scheduler.at(self.now + 1.0, None, self._supervise, machine)
 
     def _supervise(self, machine: Machine) -> None:
@@ -373,10 +331,15 @@ class World:
     def close(self) -> None:
         """End of the run: nothing of it runs any more, in whatever order it is freed."""
         objects.SPENT_MIN = Shape().spent_min
-        for machine in self.machines:
+        for machine in (*self.machines, *self.ending):
             if machine.process is not None:
                 machine.process.loop.kill()
                 self._dead.append(machine.process)
         self.scheduler.drop_all()
         for process in self._dead:
             process.loop.close_tasks()
+
+
+def candidate(name: str, capacity: str, disk_id: str) -> Candidate:
+    """A machine as a publisher names it to the planner."""
+    return Candidate(name, "", capacity, name, 8080, NATIVE_PORT, 8081, disk_id)
