@@ -7,96 +7,22 @@ commands and its HTTP interface alone.
 """
 
 import json
-import os
-import socket
 import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+from e2e.local import DYNAMO, Local, local_cluster, until
 
 RECORDS = 12_000
 KILL_AT = 2_000
-DEADLINE_S = 60.0
-DYNAMO = [sys.executable, "-m", "dynamo_client.cli"]
-
-
-class Local:
-    """The command line of one local cluster in a folder of its own."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder = folder
-        self.port = port
-        self.data = folder / "data"
-
-    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*DYNAMO, *arguments],
-            cwd=self.folder,
-            env=os.environ | {"DYNAMO_URL": self.http(0)},
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        if check and done.returncode:
-            pytest.fail(f"dynamo {' '.join(arguments)}: {done.returncode}\n{done.stderr}")
-        return done
-
-    def local(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("local", command, *arguments, "--data", str(self.data))
-
-    def up(self) -> None:
-        self.local("up", "--detach", "--port", str(self.port))
-
-    def http(self, node: int) -> str:
-        return f"http://127.0.0.1:{self.port + node}"
-
-    def admin(self, node: int, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port + 1000 + node}{path}") as answer:
-            return json.load(answer)
-
-
-def _free_port() -> int:
-    """A first port such that all nine of three nodes are free."""
-    for port in range(20_100, 30_000, 10):
-        wanted = [port + shift + node for shift in (-1000, 0, 1000) for node in range(3)]
-        sockets = []
-        try:
-            for each in wanted:
-                found = socket.socket()
-                sockets.append(found)
-                found.bind(("127.0.0.1", each))
-        except OSError:
-            continue
-        finally:
-            for found in sockets:
-                found.close()
-        return port
-    raise RuntimeError("no nine free ports")
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {DEADLINE_S:.0f} s: {what}")
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    found = Local(tmp_path_factory.mktemp("local"), _free_port())
-    found.up()
-    try:
+    with local_cluster(tmp_path_factory.mktemp("local"), 3) as found:
         yield found
-    finally:
-        found.local("down", "--wipe")
 
 
 def _value(number: int) -> str:
@@ -118,9 +44,9 @@ def test_a_bad_day(cluster: Local) -> None:
         text=True,
     )
     try:
-        _until(lambda: cluster.admin(0, "/admin/status")["keys"] >= KILL_AT, "an import under way")
+        until(lambda: cluster.admin(0, "/admin/status")["keys"] >= KILL_AT, "an import under way")
         cluster.local("kill", "local-default-1")
-        _until(
+        until(
             lambda: sum(cluster.admin(0, "/admin/status")["hints_pending"].values()) > 0,
             "hints for the dead node",
         )
@@ -131,7 +57,7 @@ def test_a_bad_day(cluster: Local) -> None:
         importing.wait()
     assert (report["written"], report["failed"]) == (RECORDS, 0)
 
-    _until(
+    until(
         lambda: not any(cluster.admin(n, "/admin/status")["hints_pending"] for n in range(3)),
         "hints delivered",
     )
@@ -159,7 +85,7 @@ def _until_equal(cluster: Local) -> None:
         digests = [cluster.admin(n, "/admin/digest") for n in range(3)]
         return len(digests[0]) == 256 and digests[0] == digests[1] == digests[2]
 
-    _until(equal, "replicas equal")
+    until(equal, "replicas equal")
 
 
 def _read_all(cluster: Local) -> None:
