@@ -15,8 +15,15 @@ setup: ## make .venv with the pinned dependencies
 up: setup ## run a three-node store on 127.0.0.1:8100 (ARGS="-f cluster.yaml ...")
 	@$(BIN)/dynamo local up $(ARGS)
 
-test: setup lint ## lint, types, layer contracts and all tests
+# Models and simulations keep a core busy each and touch nothing else: they run side by side.
+# Real processes come after them, one test at a time.
+test: setup lint ## lint, types, layer contracts and all tests (ARGS="-k name" for some)
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/core tests/sim
+	@$(BIN)/pytest -q --ignore tests/core --ignore tests/sim
+else
 	@$(BIN)/pytest $(ARGS)
+endif
 
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
