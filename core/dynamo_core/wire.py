@@ -385,7 +385,10 @@ def unpack_error(payload: bytes) -> tuple[int, str]:
 
 
 def pack_reaped(ring: RingName, reap_round: int) -> bytes:
-    """The refusal of what is stamped older than `reap_round`, promised under `ring`."""
+    """The refusal of what is stamped older than `reap_round`.
+
+    `ring` is the one that it was committed under; NO_RING where it was only promised.
+    """
     return _REAPED.pack(Code.REAPED, ring.epoch, ring.id, reap_round)
 
 

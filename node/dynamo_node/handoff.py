@@ -289,6 +289,9 @@ class Handoff:
         if topology.name < named and not given_up:
             return False  # whether this node was asked is known with that ring
         if not given_up and hints.refused_as_reaped(place, data, reap_round):
+            digest, key = place[4 : 4 + DIGEST_BYTES], place[4 + DIGEST_BYTES :]
+            holders = topology.holders(self._partition_of(place))
+            hints.committed_elsewhere(key, digest, holders, named, reap_round)
             return True
         log.warning(
             "a hint for %s is older than its partition's reaping", topology.host_name(target)

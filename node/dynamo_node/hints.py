@@ -10,12 +10,13 @@ Forbidden here: the network; delivery is `handoff`.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from struct import Struct
 from typing import Final
 
 from dynamo_core import objects, records
 from dynamo_core.errors import Corrupt, DynamoError
-from dynamo_core.frames import RingName
+from dynamo_core.frames import NO_RING, RingName
 from dynamo_core.records import DIGEST_BYTES, SEVERAL, Record, Stamp
 from dynamo_core.ring import partition_of
 from dynamo_core.rounds import Rounds
@@ -47,6 +48,8 @@ class HintStore:
         """Whether the disk takes nothing more."""
         self.other_row: Callable[[int, bytes], DynamoError | None] = lambda partition, row: None
         """Why a write under `row` is not of now."""
+        self.was_asked: Callable[[RingName], bool] = lambda ring: True
+        """Whether no round of this ring was committed without the yes of this node."""
         self.start = SEVERAL
         """What names the node's present start, and stamps what is taken in it."""
         self.bytes_max = bytes_max
@@ -131,8 +134,9 @@ class HintStore:
         """Keep a whole object for owner `target`; `done` once it is safe.
 
         `done` gets NoRoomError when it doesn't fit and `over` doesn't say that W
-        needs it, ReapedError when its stamp is older than what is promised here,
-        OtherRowError when `row`, if given, isn't what is known of the partition.
+        needs it, ReapedError when its stamp is older than what is promised here (under
+        NO_RING: it may never be committed), OtherRowError when `row`, if given, isn't
+        what is known of the partition.
         """
         if self.read_only():
             done(ReadOnlyError())
@@ -146,8 +150,7 @@ class HintStore:
                 return
             # Asked at the last moment: a promise may have been given while it was loaded.
             if self._rounds.refuses_hint(partition, stamp.reap_round):
-                ring = RingName(stamp.epoch, stamp.ring_id)
-                done(ReapedError(ring, self._rounds.stamp(partition)))
+                done(ReapedError(NO_RING, self._rounds.stamp(partition)))
                 return
             try:
                 held = None if data is None else records.from_bytes(data)
@@ -198,13 +201,9 @@ class HintStore:
         has not said yes to: it has only not heard of it, because its disk or its membership
         is new. It is stamped with the round, and delivered.
         """
-        record = records.from_bytes(sent)
-        stamp = record.stamp
-        if stamp is None or stamp.start == SEVERAL or stamp.reap_round >= reap_round:
+        restamped = self._newer(sent, reap_round)
+        if restamped is None:
             return False
-        if stamp.start != self.start:
-            return False
-        restamped = record._replace(stamp=stamp._replace(reap_round=reap_round))
 
         def restamp(data: bytes | None) -> None:
             if data == sent:
@@ -212,6 +211,42 @@ class HintStore:
 
         self._turns.take(HINTS, place, restamp, _stays)
         return True
+
+    def committed_elsewhere(
+        self, key: bytes, digest: bytes, owners: tuple[int, ...], ring: RingName, reap_round: int
+    ) -> None:
+        """An owner has `reap_round` of `ring` committed: what is newer here of `key` says so.
+
+        As in `refused_as_reaped`, but as soon as it is known: a hint may have to wait, one
+        for this node itself until its copy counts, and after another start of this node
+        nothing else tells it from one of an old disk. NO_RING: it was only promised.
+        """
+        if ring == NO_RING or not self.was_asked(ring):
+            return
+        for target in owners:
+            if target not in self.by_target:
+                continue
+            place = records.hint_key(target, digest, key)
+
+            def restamp(data: bytes | None, place: bytes = place) -> None:
+                restamped = None
+                if data is not None:
+                    with suppress(Corrupt):  # it stays as it is
+                        restamped = self._newer(data, reap_round)
+                if restamped is not None:
+                    self.put(place, restamped, data)
+
+            self._turns.take(HINTS, place, restamp, _stays)
+
+    def _newer(self, data: bytes, reap_round: int) -> Record | None:
+        """A hint as one of `reap_round`, which it is older than by its stamp but not by now."""
+        record = records.from_bytes(data)
+        stamp = record.stamp
+        if stamp is None or stamp.start == SEVERAL or stamp.reap_round >= reap_round:
+            return None
+        if stamp.start != self.start:
+            return None
+        return record._replace(stamp=stamp._replace(reap_round=reap_round))
 
     def _counted(self, place: bytes, size: int, sign: int) -> None:
         target = int.from_bytes(place[:_TARGET_BYTES], "big")

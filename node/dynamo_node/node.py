@@ -75,6 +75,9 @@ class Node:
         self.custodies = Custodies(self)
         self.replica.refusal = self.custodies.refusal
         self.replica.hints.other_row = self.custodies.other_row
+        self.replica.hints.was_asked = lambda ring: (
+            not self.rings.left and ring <= self.topology.name
+        )
         self.rows = Rows(self)
         self.births = Births(self, clean)
         self.rings = Rings(self)

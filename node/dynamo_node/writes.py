@@ -251,10 +251,13 @@ class PutOperation(InFlight):
         if kind != _ERROR or payload[:1] != _REAPED or self._rebuilds >= REBUILDS_MAX:
             return False
         try:
-            _, reap_round = wire.unpack_reaped(payload)
+            ring, reap_round = wire.unpack_reaped(payload)
         except Corrupt:
             return False
         self._rebuilds += 1
+        self._coordinator.replica.hints.committed_elsewhere(
+            self._request.key, self._place.digest, self._place.owners, ring, reap_round
+        )
         again = partial(self._rebuild, [send], reap_round)
         # A copy that isn't sure of being new enough stays unsure by it, and says no anyway:
         # a round that it took would vouch for what it sends next.

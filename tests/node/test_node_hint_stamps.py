@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_core import objects, records
+from dynamo_core.frames import NO_RING, RingName
 from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.records import SEVERAL, Record, Stamp
 from dynamo_core.ring import position
@@ -74,3 +75,27 @@ async def test_one_that_has_changed_since_it_was_sent_is_not_touched(hints: Hint
     changed = await _kept(hints, b"b")
     assert hints.refused_as_reaped(PLACE, sent, 5)
     assert _held(hints) == changed
+
+
+async def test_one_that_waits_is_stamped_as_soon_as_an_owner_names_the_round(
+    hints: HintStore,
+) -> None:
+    await _kept(hints)
+    hints.committed_elsewhere(KEY, position(KEY), (3, TARGET), RingName(1, bytes(16)), 5)
+    assert _record(hints).stamp == Stamp(5, 1, bytes(16), FIRST)
+    hints.committed_elsewhere(KEY, position(KEY), (3, TARGET), RingName(1, bytes(16)), 4)
+    assert _record(hints).stamp == Stamp(5, 1, bytes(16), FIRST), "it is newer than that"
+    assert hints.by_target == {TARGET: 1}
+
+
+@pytest.mark.parametrize("why", ["an earlier start", "not asked", "only promised"])
+async def test_a_round_that_another_node_names_is_not_taken_for_every_hint(
+    hints: HintStore, why: str
+) -> None:
+    await _kept(hints)
+    if why == "an earlier start":
+        hints.start = SECOND
+    hints.was_asked = lambda ring: why != "not asked"
+    ring = NO_RING if why == "only promised" else RingName(1, bytes(16))
+    hints.committed_elsewhere(KEY, position(KEY), (TARGET,), ring, 5)
+    assert _record(hints).stamp == Stamp(0, 1, bytes(16), FIRST)

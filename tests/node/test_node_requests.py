@@ -133,6 +133,9 @@ class FakeReplica:
         else:
             done(self.held)
 
+    def committed_elsewhere(self, *told: Any) -> None:
+        """No hint is kept here that could be newer."""
+
     def take_round(self, partition: int, reap_round: int, then: Callable[[], None]) -> None:
         self.rounds.take(partition, reap_round)
         then()

@@ -51,6 +51,41 @@ def test_what_a_stand_in_with_a_new_disk_acknowledged_outlives_the_rounds_it_did
         assert asked(play, owners[0], Op.GET).kind == Kind.VALUES
 
 
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_an_owner_with_a_new_disk_acknowledged_outlives_its_next_start(
+    seed: int, alone: bool
+) -> None:
+    # Seed 7300163: it waits as a hint for the very node that keeps it, and carried no round.
+    with played(seed, 3, timing=replace(Timing(), reap_delay_ms=200)) as play:
+        reaped(play)
+        world, (new, other, away) = play.world, play.owners
+        play.kill(*play.owners)
+        new.disk.wipe()
+        world.start(other)
+        world.start(new)
+        world.run_until(lambda: all(m.node and m.node.ready for m in (new, other)), 30.0)
+        if alone:  # a first write, which the other one gets by its hint
+            play.cut_off([new])
+            assert asked(play, new, Op.PUT, quorum=1).kind == Kind.WRITTEN
+            world.run_for(3.0)
+            play.join_again([new])
+            world.run_until(lambda: len(new.node.replica.hints.by_target) == 2, 10.0)
+            world.run_for(10.0)
+        else:  # the other one is asked to coordinate, and silent until this one begins
+            world.block(other.name, new.name, True)
+            world.scheduler.at(world.now + 1.1, None, play.join_again, [new])
+        assert asked(play, new, Op.PUT, write_id=bytes(15) + b"y").kind == Kind.WRITTEN
+        world.run_for(0.1)
+        play.kill(new, other)
+        other.disk.wipe()
+        play.start(new, away, other)
+        play.until_handed_off()
+        world.run_for(10.0)
+        shown = asked(play, away, Op.GET).siblings
+        assert bytes(15) + b"y" in [s.write_id for s in shown]
+
+
 @pytest.mark.parametrize("at_stand_in", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_write_through_a_rolled_back_disk_brings_nothing_else_back(
