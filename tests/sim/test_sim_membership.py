@@ -1,9 +1,12 @@
 """Schedules in which members change, and more than one ring is about (docs/decisions/0012)."""
 
+from random import Random
 from typing import Any
 
 import pytest
+from tests.sim import publisher as publishing
 from tests.sim.play import PATIENCE_S, Play, played
+from tests.sim.publisher import Publisher, Wishes
 from tests.sim.world import Machine
 
 from dynamo_core.ring import Ring
@@ -150,4 +153,61 @@ def test_a_given_up_node_gets_no_slot_back_under_the_ring_before(seed: int) -> N
         world.remove(gone)
         play.post(ring, *world.machines)
         play.until_settled()
+        _judged(play)
+
+
+def _publisher(play: Play, seed: int) -> Publisher:
+    play.world.ring = play.ring()
+    return publishing.first(play.world, Random(f"{seed}/publisher"))
+
+
+def _finished(play: Play, one: Publisher) -> None:
+    play.world.run_until(lambda: not one.unfinished(), 60.0, one.unfinished)
+    play.until_settled()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_publishers_that_overlap_and_want_different_things(seed: int) -> None:
+    with played(seed, 5) as play:
+        world, names = play.world, [m.name for m in play.world.machines]
+        one = _publisher(play, seed)
+        other = publishing.second(one, Random(f"{seed}/other"))
+        one.reaches = other.reaches = 0.6  # so that each finds nodes that the other one missed
+        for each, gone in ((one, play.owners[0]), (other, play.owners[1])):
+            each.wishes = Wishes({name: "1" for name in names if name != gone.name})
+            each.begin()
+        for _ in range(8):
+            play.put(context=True)
+            world.run_for(0.5)
+        assert world.faults["of them while slots moved"], "their plans met"
+        other.dismiss()
+        one.reaches = 1.0
+        _finished(play, one)
+        assert play.owners[0] not in world.machines, "it is drained, and has ended"
+        assert play.owners[1] in world.machines
+        _judged(play)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_schedule_25_a_publisher_dies_after_deciding_and_after_posting_to_some(seed: int) -> None:
+    with played(seed, 4) as play:
+        world, leaver = play.world, play.owners[seed % 3]
+        play.put()
+        one = _publisher(play, seed)
+        one.wishes = Wishes({m.name: "1" for m in world.machines if m is not leaver})
+        one.posting = False
+        one.begin()
+        world.run_until(lambda: one.decided.epoch == 2, PATIENCE_S)
+        decided = one.decided
+        one.crash()
+        world.run_for(0.2)
+        assert play.ring().epoch == 1, "nobody has been told"
+        one.posting, one.reaches = True, 0.5
+        world.run_until(lambda: play.ring() == decided, PATIENCE_S)
+        one.crash()
+        one.reaches = 1.0
+        play.put(context=True)
+        _finished(play, one)
+        assert play.ring().epoch == 3, "the one that was decided, and one to drop who is drained"
+        assert play.ring().parent == decided.id
         _judged(play)
