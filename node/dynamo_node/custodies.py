@@ -257,7 +257,9 @@ class Custodies:
             node.replica.empty(partition, *partition_range(ring, partition))
             node.recovery.forget(partition)
         if Effect.CLAIM in effect:
-            node.standing.claimed(partition)
+            # A copy that counts by another slot lacks nothing: it is what the claim would merge.
+            if not self.of(partition).counts:
+                node.standing.claimed(partition)
             node.recovery.forget(partition)
 
     def _refresh(self, partition: int) -> None:

@@ -159,7 +159,8 @@ class Recovery:
                 self._wait(partition, "owners that can't be reached")
                 return
         copies.pulled(partition)
-        node.standing.completed(partition, verdict.possible_loss)
+        # Who counted all the while has what the others may have lost.
+        node.standing.completed(partition, verdict.possible_loss and lack != Lack.NOTHING)
         await node.disk.store.durable()
         self.forget(partition)
 

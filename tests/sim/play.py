@@ -28,8 +28,8 @@ TIMEOUT_MS = 2000
 class Play:
     """One world with one key, and the words a scenario is written in."""
 
-    def __init__(self, seed: int, nodes: int, **config: Any) -> None:
-        self.world = World(seed, Shape(nodes=nodes, keys=1))
+    def __init__(self, seed: int, nodes: int, n: int = 3, **config: Any) -> None:
+        self.world = World(seed, Shape(nodes=nodes, n=n, keys=1))
         for machine in self.world.machines:
             machine.config = replace(machine.config, **config)
         self._config = config

@@ -11,7 +11,7 @@ from tests.sim.world import Machine
 
 from dynamo_core.ring import Ring
 from dynamo_core.slots import Token
-from dynamo_core.tenures import Asked
+from dynamo_core.tenures import Asked, Stage
 from dynamo_core.wire import Op, Type
 from dynamo_node.rings import RingConflictError
 
@@ -210,4 +210,34 @@ def test_schedule_25_a_publisher_dies_after_deciding_and_after_posting_to_some(s
         _finished(play, one)
         assert play.ring().epoch == 3, "the one that was decided, and one to drop who is drained"
         assert play.ring().parent == decided.id
+        _judged(play)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_copy_that_counts_goes_on_while_its_node_claims_a_second_slot(seed: int) -> None:
+    # Nobody else was left to merge: it waited for a person, with all data at hand.
+    with played(seed, 4, n=2, r=1, w=1) as play:
+        world, place = play.world, play.place.partition
+        gone, other = play.owners[seed % 2], play.owners[(seed + 1) % 2]
+        play.put()
+        world.run_for(5.0)  # until both have it: W is 1
+        number, node = gone.node.topology.number, other.node
+        ring = play.ring_of([m for m in world.machines if m is not gone], give_up=(number,))
+        row = tuple(
+            Token(ring.epoch, 0, node.topology.number) if token.holder == number else token
+            for token in node.topology.row(place)
+        )
+        world.remove(gone)
+        custody, counted = node.custodies.of(place), []
+        other.process.loop.call_soon(node.custodies.learn, place, row)
+
+        def both_count() -> bool:
+            counted.append(node.standing.counts(place))
+            return [held.stage for held in custody.held.values()] == [Stage.COUNTS] * 2
+
+        world.run_until(both_count, PATIENCE_S)
+        assert all(counted), "it has been complete all the while"
+        assert place not in node.standing.possible_losses
+        play.post(ring, *world.machines)
+        play.until_settled()
         _judged(play)
