@@ -18,9 +18,10 @@ OK: Final = "ok"
 FULL: Final = "full"
 FAILED: Final = "failed"
 
-CHECK_S: Final = 1.0
+CHECK_S: Final = 0.2
+"""Somebody else may fill a disk at once, and this node write what is left in a second."""
 NEAR_CHECK_S: Final = 0.1
-"""Within a few reserves of the end a second is too long: a disk takes a lot in it."""
+"""Within a few reserves of the end."""
 NEAR: Final = 8
 AGAIN: Final = 1.25
 """Times the reserve that must be free before writes are taken again."""
