@@ -108,7 +108,7 @@ class Disk:
         await self.store.durable()
 
     async def keep_ring(self, ring: Ring) -> None:
-        """Make `ring` durable before anybody acts on it."""
+        """Make `ring` durable, before its publisher is told that it is held here."""
         self.store.put(META, _RING_KEY, ring.to_bytes())
         await self.store.durable()
 

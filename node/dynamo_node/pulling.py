@@ -98,7 +98,10 @@ class Puller:
                 node.transfers.running.pop(partition, None)
 
     def _step(self, custody: Custody) -> Step | None:
+        """What is due; nothing more for who still works under a number that this node had."""
         partition = custody.partition
+        if not self._current(custody):
+            return None
         links = self._node.topology.links
         unable = {
             n
@@ -106,6 +109,9 @@ class Puller:
             if (partition, n) in self._unable or n not in links or not links[n].up
         }
         return custody.next_step(self._node.custodies.wanted(partition), unable)
+
+    def _current(self, custody: Custody) -> bool:
+        return self._node.custodies.of(custody.partition) is custody
 
     def _may_come(self, partition: int) -> bool:
         """Whether something will be due here, once another slot has moved or a holder is back."""
@@ -131,7 +137,7 @@ class Puller:
             raise
         finally:
             del self._working[partition]
-            if custody.pulling is None:
+            if custody.pulling is None or not self._current(custody):
                 self._taking.let_go(partition)
             if not (_unfinished(custody) or self._may_come(partition)):
                 self._node.transfers.running.pop(partition, None)
@@ -151,6 +157,9 @@ class Puller:
             progress.stalled = str(error)
             # Another slot of the partition, whose holder is able, needn't wait for it.
             self._unable[custody.partition, step.source.holder] = self._loop.time() + RETRY_S
+            if self._step(custody) == step:  # nobody is asked twice without a pause
+                self._wait(custody.partition, str(error))
+                return False
         else:
             progress.stalled = ""
         return True

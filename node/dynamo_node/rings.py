@@ -119,15 +119,18 @@ class Rings:
             # the first one it sees.
             whole = not node.disk.store.fell_behind
             founder = node.standing.begin(ring, me.number, node.disk.disk_id if whole else "")
+        # In one step: whoever goes on meanwhile finds number, ring and rows that belong together.
+        # What he says durably comes after the ring in the log, and a ring that a power cut takes
+        # back is learnt again.
         node.custodies.adopt(ring, me.number, founder)
-        if persist:
-            await node.disk.keep_ring(ring)
         gone = self._topology.adopt(ring, me.number, lambda n: self._link(ring, n))
         for link in self._topology.links.values():
             if not link.started:
                 link.start()
             elif renumbered:
                 link.reconnect()
+        if persist:
+            await node.disk.keep_ring(ring)
         await asyncio.gather(*(link.stop() for link in gone))
         log.info(
             "ring of epoch %d, id %s: %d members, this is number %d%s",

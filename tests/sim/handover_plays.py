@@ -176,8 +176,10 @@ def until_frame(play: Play, kind: Type, to: Machine | None = None) -> bool:
     return bool(seen)
 
 
-def hold_pages(play: Play, holder: Machine, successor: Machine) -> list[float]:
-    """What `holder` says to `successor` is held once the key's partition has been asked for."""
+def hold_pages(
+    play: Play, holder: Machine, successor: Machine, what: What = What.PAGE
+) -> list[float]:
+    """What `holder` says to `successor` is held once that is asked of the key's partition."""
     held: list[float] = []
     asked_for = play.place.partition.to_bytes(2, "big")
 
@@ -185,7 +187,7 @@ def hold_pages(play: Play, holder: Machine, successor: Machine) -> list[float]:
         if held or frame[4] != Type.PULL or (source, target) != (successor.name, holder.name):
             return
         pull = unpack_pull(frame[HEADER.size :])
-        if pull.what is What.PAGE and frame[HEADER.size :][:2] == asked_for:
+        if pull.what is what and frame[HEADER.size :][:2] == asked_for:
             held.append(play.world.now)
             play.world.block(holder.name, successor.name, True)
 
