@@ -4,15 +4,39 @@ import argparse
 import gc
 import logging
 import os
+import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from traceback import format_exc
+from typing import Any, Final
 
 from tests.sim.nemesis import FAULTS
 from tests.sim.run import Result, run
 from tests.sim.shape import draw
+
+CPU_S_MAX: Final = 120.0
+"""Of one run; most take half a second. What stands still in virtual time takes for ever."""
+
+
+class Endless(KeyboardInterrupt):
+    """Of that kind, since a task keeps any other exception to itself, and the run would go on."""
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    def over(number: int, frame: Any) -> None:
+        raise Endless(f"it has taken {CPU_S_MAX:.0f} s of CPU; the last line says where it is")
+
+    signal.signal(signal.SIGVTALRM, over)
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S_MAX)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def _one(seed: int) -> Result:
@@ -20,7 +44,11 @@ def _one(seed: int) -> Result:
     if seed % 20 == 0:
         gc.collect()
     try:
-        return run(seed)
+        with _bounded():
+            return run(seed)
+    except Endless:
+        trace = "".join(format_exc().splitlines(keepends=True)[-8:])
+        return Result(seed, trace, "", 0.0, 0, Counter(), draw(seed, FAULTS), {}, [])
     except Exception:  # a bug of the simulator itself, or one that it didn't expect
         return Result(seed, format_exc(), "", 0.0, 0, Counter(), draw(seed, FAULTS), {}, [])
 
