@@ -101,9 +101,9 @@ class Acceptor:
     """The accepting end: hello() answers the first frame, proof() the second."""
 
     def __init__(
-        self, me: Identity, nonce: bytes, is_replaced: Callable[[int, bytes], bool]
+        self, me: Identity, nonce: bytes, is_replaced: Callable[[int, str, bytes], bool]
     ) -> None:
-        """`is_replaced` says whether a node's incarnation is known to have a successor."""
+        """`is_replaced` says of number, name and incarnation whether a successor is known."""
         self._me = me
         self._nonce = nonce
         self._is_replaced = is_replaced
@@ -151,7 +151,7 @@ class Acceptor:
         expected = _mac(self._me.keyring.secrets[hello.key_id], b"call", self._transcript)
         if not compare_digest(expected, payload):
             raise CallerError("the proof of the cluster key is wrong")
-        if self._is_replaced(hello.number, hello.incarnation):
+        if self._is_replaced(hello.number, hello.name, hello.incarnation):
             raise ReplacedError(
                 f"incarnation {hello.incarnation.hex()} of node {hello.number} has been replaced"
             )

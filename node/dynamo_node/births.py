@@ -44,13 +44,23 @@ class Births:
             if held is not None and held.number == number:
                 return
             clean, self._clean = self._clean, None
-            if clean is not None:
-                if await self._goes_on(number, clean):
-                    return
-                log.info("the last incarnation was not confirmed by the peers; taking a new one")
-            if clean is not None or held is not None:
+            if clean is not None and await self._goes_on(number, clean):
+                return
+            taken = held if clean is None else clean
+            if taken is not None and taken.incarnation == self.incarnation:
+                if clean is not None:
+                    log.info("the last incarnation was not confirmed by the peers")
                 self._new_incarnation(new_incarnation(self._node.outside))
+            number = self._node.topology.number  # a ring may have come meanwhile
             await self._mint_with(Minter(number, self.incarnation), 1 + LEASE_BIRTHS)
+
+    def renumbered(self) -> None:
+        """This node goes on under another number: in the very step in which it gets that.
+
+        Peers take the incarnation that they met last under a number for its newest. Two under
+        one number, a moment apart, they may meet in either order.
+        """
+        self._new_incarnation(new_incarnation(self._node.outside))
 
     async def _goes_on(self, number: int, clean: Clean) -> bool:
         """Go on with the incarnation that was shut down cleanly, if the peers confirm."""

@@ -35,10 +35,14 @@ POLL_S: Final = 0.02
 KNOWN_MAX: Final = 64
 """Incarnations remembered of each node, the living one included; the oldest go first."""
 _PREFIX: Final = b"newest/"
+_NAME_AT: Final = len(_PREFIX) + 4
 
 
 class Known:
     """What this disk knows of every node's incarnations; one per node.
+
+    Of number and name: rings that were decided apart may give one number to two nodes, of
+    which neither replaces the other.
 
     A note reaches the disk with the tick's batch and nobody waits for it: a
     power cut may take the last one, but whoever called then has lost its
@@ -47,32 +51,33 @@ class Known:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._seen: dict[int, tuple[bytes, ...]] = {}  # the newest first
+        self._seen: dict[tuple[int, str], tuple[bytes, ...]] = {}  # the newest first
 
     async def load(self) -> None:
         """Take up what earlier runs have noted; before anybody can call."""
         async for key, value in meta.pairs(self._store, _PREFIX):
-            number = key[len(_PREFIX) :]
-            if len(number) != 4 or not value or len(value) % INCARNATION_BYTES:
+            number, name = key[len(_PREFIX) : _NAME_AT], key[_NAME_AT:]
+            if len(number) != 4 or not name or not value or len(value) % INCARNATION_BYTES:
                 log.error("a note of incarnations is damaged and left out: %s", key.hex())
                 continue
-            self._seen[int.from_bytes(number, "big")] = tuple(
+            self._seen[int.from_bytes(number, "big"), name.decode(errors="replace")] = tuple(
                 value[at : at + INCARNATION_BYTES] for at in range(0, len(value), INCARNATION_BYTES)
             )
 
-    def called(self, number: int, incarnation: bytes) -> bool:
+    def called(self, number: int, name: str, incarnation: bytes) -> bool:
         """That incarnation has proven itself: it is the newest. True if it replaces another."""
-        seen = self._seen.get(number, ())
+        seen = self._seen.get((number, name), ())
         if seen[:1] == (incarnation,):
             return False
         seen = (incarnation, *(old for old in seen if old != incarnation))[:KNOWN_MAX]
-        self._seen[number] = seen
-        self._store.put(META, _PREFIX + number.to_bytes(4, "big"), b"".join(seen))
+        self._seen[number, name] = seen
+        key = _PREFIX + number.to_bytes(4, "big") + name.encode()
+        self._store.put(META, key, b"".join(seen))
         return len(seen) > 1
 
-    def is_replaced(self, number: int, incarnation: bytes) -> bool:
+    def is_replaced(self, number: int, name: str, incarnation: bytes) -> bool:
         """Whether another incarnation of that node is known to have followed this one."""
-        return incarnation in self._seen.get(number, ())[1:]
+        return incarnation in self._seen.get((number, name), ())[1:]
 
 
 async def confirmed(links: Iterable[Link], lease: Lease) -> bool:

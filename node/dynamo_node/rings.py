@@ -112,7 +112,8 @@ class Rings:
         self._check_fixed(ring)
         node.replica.ring_has(ring.partitions)
         node.trees.ring_has(ring.partitions)
-        renumbered = self._topology.number != me.number
+        former = self._topology.number
+        renumbered = former != me.number
         founder = False
         if not node.standing.known:
             # In one batch with the ring: whether this disk is believed follows from
@@ -124,11 +125,11 @@ class Rings:
         # back is learnt again.
         node.custodies.adopt(ring, me.number, founder)
         gone = self._topology.adopt(ring, me.number, lambda n: self._link(ring, n))
+        if renumbered and former:
+            node.births.renumbered()
         for link in self._topology.links.values():
             if not link.started:
                 link.start()
-            elif renumbered:
-                link.reconnect()
         if persist:
             await node.disk.keep_ring(ring)
         await asyncio.gather(*(link.stop() for link in gone))

@@ -63,13 +63,13 @@ class Service:
     def ring_name(self) -> RingName:
         return self._node.topology.name
 
-    def is_replaced(self, number: int, incarnation: bytes) -> bool:
-        return self._node.incarnations.is_replaced(number, incarnation)
+    def is_replaced(self, number: int, name: str, incarnation: bytes) -> bool:
+        return self._node.incarnations.is_replaced(number, name, incarnation)
 
     def peer_called(self, hello: Hello) -> None:
         """A peer has proven who it is: its incarnation replaces the one known before."""
         if hello.number:
-            self._node.incarnations.called(hello.number, hello.incarnation)
+            self._node.incarnations.called(hello.number, hello.name, hello.incarnation)
         link = self._node.topology.links.get(hello.number)
         if link is not None:
             link.dial_now()
@@ -280,14 +280,14 @@ class Service:
         lease = wire.unpack_lease(frame.payload)
         if caller.hello is None or caller.hello.number != lease.number:
             raise Corrupt("a lease is asked for by another node than its own")
-        self._in_background(self._grant(caller, frame, lease))
+        self._in_background(self._grant(caller, caller.hello, frame, lease))
 
-    async def _grant(self, caller: Inbound, frame: Frame, lease: wire.Lease) -> None:
+    async def _grant(self, caller: Inbound, hello: Hello, frame: Frame, lease: wire.Lease) -> None:
         disk = self._node.disk
         try:
             stale = (
                 await disk.granted(lease.number, lease.incarnation) > lease.held_until
-                or self.is_replaced(lease.number, lease.incarnation)
+                or self.is_replaced(lease.number, hello.name, lease.incarnation)
                 # What this node granted before may have gone with the disk it had then.
                 or self._node.recovering
             )

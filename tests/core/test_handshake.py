@@ -47,7 +47,7 @@ class Talk:
 
     def run(self) -> list[str]:
         caller = Caller(self.caller, self.target, NONCE_A, self.role)
-        acceptor = Acceptor(self.acceptor, self.nonce, lambda n, i: (n, i) in self.replaced)
+        acceptor = Acceptor(self.acceptor, self.nonce, lambda n, _, i: (n, i) in self.replaced)
         lines = []
 
         def step(who: str, act: Callable[[], bytes]) -> bytes | None:
@@ -214,7 +214,7 @@ def test_an_unknown_role(role: int) -> None:
 def test_a_client_proves_nothing_but_may_not_be_lost(
     cluster_id: bytes, target: str, welcome: bool
 ) -> None:
-    acceptor = Acceptor(B, NONCE_B, lambda n, i: False)
+    acceptor = Acceptor(B, NONCE_B, lambda n, name, i: False)
     hello = Hello(1, ROLE_CLIENT, cluster_id, 0, bytes(8), NONCE_A, "me", target, 99)
     if not welcome:
         with pytest.raises(CallerError):
@@ -229,7 +229,7 @@ def test_a_client_proves_nothing_but_may_not_be_lost(
 @pytest.mark.parametrize("known", [bytes(16), CART])
 def test_a_clients_own_side_learns_the_cluster_and_insists_on_it(known: bytes) -> None:
     caller = ClientCaller("me", "cart-1", NONCE_A, known)
-    acceptor = Acceptor(B, NONCE_B, lambda n, i: False)
+    acceptor = Acceptor(B, NONCE_B, lambda n, name, i: False)
     caller.challenge(acceptor.hello(caller.hello()))
     assert (caller.cluster_id, caller.incarnation) == (CART, B.incarnation)
     assert acceptor.caller.name == "me"
@@ -245,7 +245,7 @@ def test_a_clients_own_side_learns_the_cluster_and_insists_on_it(known: bytes) -
 )
 def test_a_client_refuses_whom_it_did_not_mean(known: bytes, acceptor: Identity, why: str) -> None:
     """Even if the acceptor lets everybody in."""
-    lenient = Acceptor(acceptor, NONCE_B, lambda n, i: False)
+    lenient = Acceptor(acceptor, NONCE_B, lambda n, name, i: False)
     said = lenient.hello(ClientCaller("me", "", NONCE_A).hello())
     with pytest.raises(CallerError, match=why):
         ClientCaller("me", "cart-1", NONCE_A, known).challenge(said)
@@ -286,7 +286,7 @@ def test_random_challenges_are_refused_and_nothing_else(payload: bytes) -> None:
 @given(st.binary(max_size=120))
 def test_random_hellos_are_refused_and_nothing_else(payload: bytes) -> None:
     with pytest.raises((CallerError, Corrupt)):
-        Acceptor(B, NONCE_B, lambda n, i: False).hello(payload)
+        Acceptor(B, NONCE_B, lambda n, name, i: False).hello(payload)
 
 
 @given(

@@ -195,27 +195,30 @@ async def test_schedule_3_a_zombie_stays_refused_after_its_peers_restart(tmp_pat
     node, service = await run()
     for incarnation in (OLD, b"incarn-2"):
         service.peer_called(_Caller(incarnation).hello)
-    assert service.is_replaced(2, OLD)
+    assert service.is_replaced(2, "peer", OLD)
     await node.stop()
     node, service = await run()
     # The living one redials first, and then the zombie wakes.
     service.peer_called(_Caller(b"incarn-2").hello)
-    assert service.is_replaced(2, OLD)
-    assert not service.is_replaced(2, b"incarn-2")
-    assert not service.is_replaced(3, OLD), "another node's"
+    assert service.is_replaced(2, "peer", OLD)
+    assert not service.is_replaced(2, "peer", b"incarn-2")
+    assert not service.is_replaced(3, "peer", OLD), "another node's"
+    assert not service.is_replaced(2, "other", OLD), "one of a ring that was decided apart"
     await node.stop()
 
 
 async def test_what_is_known_of_a_nodes_incarnations_is_bounded(life: Life) -> None:
     known = life.node.incarnations
     names = [at.to_bytes(8, "big") for at in range(200)]
-    assert [known.called(2, name) for name in names] == [False] + [True] * 199
-    assert not known.called(2, names[-1])
-    assert [known.is_replaced(2, name) for name in names] == [False] * 136 + [True] * 63 + [False]
+    assert [known.called(2, "peer", name) for name in names] == [False] + [True] * 199
+    assert not known.called(2, "peer", names[-1])
+    assert [known.is_replaced(2, "peer", name) for name in names] == [False] * 136 + [True] * 63 + [
+        False
+    ]
     await life.node.disk.store.durable()
     again = Known(life.node.disk.store)
     await again.load()
-    assert [again.is_replaced(2, n) for n in names] == [known.is_replaced(2, n) for n in names]
+    assert [again.is_replaced(2, "peer", name) for name in names] == replaced
 
 
 async def test_schedule_7_of_two_rings_posted_at_once_one_is_refused(life: Life) -> None:

@@ -164,6 +164,8 @@ class Publisher:
         overtaken = self.decided.id not in known and best.epoch == self.decided.epoch
         if best.name > self.decided.name or overtaken or nobody_can:
             self._take(best, "learns of")
+            # The word was about a node of a ring that never came to be: its number is free.
+            self.wishes.give_up &= {node.number for node in best.everybody}
 
     def _take(self, ring: Ring, how: str) -> None:
         self.decided = ring

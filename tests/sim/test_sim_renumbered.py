@@ -10,6 +10,7 @@ from tests.sim.world import candidate
 
 from dynamo_core.handover_messages import What
 from dynamo_core.placement import next_ring
+from dynamo_node.incarnations import Known
 from dynamo_node.pulling import Puller
 
 watched = handover_plays.watched
@@ -57,3 +58,31 @@ def test_work_under_a_former_number_ends(seed: int, monkeypatch: pytest.MonkeyPa
         new.disk.temper.slowness = 1.0
         play.post(ring, *members)
         play.until_settled()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_number_is_met_with_one_incarnation(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of two that are told a moment apart a peer may meet the newer one first, and refuse it then.
+    met: dict[int, set[bytes]] = {}
+    real = Known.called
+
+    def called(self: Known, number: int, name: str, incarnation: bytes) -> bool:
+        met.setdefault(number, set()).add(incarnation)
+        return real(self, number, name, incarnation)
+
+    monkeypatch.setattr(Known, "called", called)
+    with played(seed, 4) as play:
+        world, new = play.world, play.owners[seed % 3]
+        before = play.ring()
+        wanted = [
+            candidate(m.name, "1", "f" * 32 if m is new else m.node.disk.disk_id)
+            for m in world.machines
+        ]
+        ring = next_ring(before, wanted, AT)
+        new.disk.temper.slowness = 100.0
+        assert play.post(ring, *world.machines) == [None] * 4
+        new.disk.temper.slowness = 1.0
+        play.until_settled()
+        number = new.node.topology.number
+        assert number != before.node_named(new.name).number
+        assert met[number] == {new.node.births.incarnation}
