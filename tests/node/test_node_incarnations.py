@@ -212,9 +212,8 @@ async def test_what_is_known_of_a_nodes_incarnations_is_bounded(life: Life) -> N
     names = [at.to_bytes(8, "big") for at in range(200)]
     assert [known.called(2, "peer", name) for name in names] == [False] + [True] * 199
     assert not known.called(2, "peer", names[-1])
-    assert [known.is_replaced(2, "peer", name) for name in names] == [False] * 136 + [True] * 63 + [
-        False
-    ]
+    replaced = [known.is_replaced(2, "peer", name) for name in names]
+    assert replaced == [False] * 136 + [True] * 63 + [False]
     await life.node.disk.store.durable()
     again = Known(life.node.disk.store)
     await again.load()

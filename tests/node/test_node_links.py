@@ -54,13 +54,13 @@ class _Honest:
     """A peer that knows the cluster key; remembers which incarnations called."""
 
     def __init__(self) -> None:
-        self.acceptor = Acceptor(PEER, b"n" * 16, lambda number, incarnation: False)
+        self.acceptor = Acceptor(PEER, b"n" * 16, lambda number, name, incarnation: False)
         self.callers: list[bytes] = []
         self.on_hello: Callable[[], None] = lambda: None
 
     def answer(self, frame: Frame, writer: asyncio.StreamWriter) -> None:
         if frame.type == Type.HELLO:
-            self.acceptor = Acceptor(PEER, b"n" * 16, lambda number, incarnation: False)
+            self.acceptor = Acceptor(PEER, b"n" * 16, lambda number, name, incarnation: False)
             writer.write(_frame(Type.CHALLENGE, self.acceptor.hello(frame.payload)))
             self.on_hello()
         elif frame.type == Type.PROOF:
