@@ -84,7 +84,9 @@ class NativeNode:
                 Keyring(1, {1: bytes(32)}),
             )
             try:
-                challenge = Acceptor(me, os.urandom(16), lambda n, name, i: False).hello(frame.payload)
+                challenge = Acceptor(me, os.urandom(16), lambda n, name, i: False).hello(
+                    frame.payload
+                )
             except CallerError as error:
                 return self.frame(Type.REFUSED, str(error).encode())
             said = self.frame(Type.CHALLENGE, challenge)

@@ -3,7 +3,8 @@
 Owns the simulator's own knowledge of every dot that was issued, and the judgement
 of each disk that forgets: a write is promised to survive unless every disk that
 held it when it was acknowledged has lost it, so one whose copies are all gone is
-excused only after W disks have lost it. Forbidden here: the nodes' opinion.
+excused only after W disks have lost it. A copy that is being pulled promises nothing:
+its node may drop it at any moment. Forbidden here: the nodes' opinion.
 """
 
 from collections import Counter, defaultdict
@@ -14,9 +15,10 @@ from tests.sim.disk import SimDisk
 
 from dynamo_core import objects, records
 from dynamo_core.records import DIGEST_BYTES, Record
+from dynamo_core.tenures import PREFIX, record_from_bytes
 from dynamo_core.versions import Clock, Dot
 from dynamo_node.replica import NewWrite, Replica
-from dynamo_node.storage import HINTS, OBJECTS
+from dynamo_node.storage import HINTS, META, OBJECTS
 
 Contents: TypeAlias = Mapping[str, Mapping[bytes, bytes]]
 _TARGET_BYTES: Final = 4
@@ -51,6 +53,8 @@ class Losses:
         self.excused: set[int] = set()
         self.needed: Callable[[int], int] = lambda write_id: 1
         """How many durable copies the acknowledgement of a write stood for."""
+        self.partition: Callable[[bytes], int] = lambda digest: 0
+        """The partition of a key's digest."""
         self._times: Counter[int] = Counter()
 
     def watch(self, replica: Replica) -> None:
@@ -76,12 +80,27 @@ class Losses:
         if not gone:
             return
         self._times.update(gone)
-        left = self._known(after).union(*(self._known(other) for other in others))
+        left = self._promised(after).union(*(self._promised(other) for other in others))
         self.excused |= {w for w in gone - left if self._times[w] >= self.needed(w)}
 
     def forgotten(self, write_id: int) -> int:
         """How many times a disk that knew this write forgot it."""
         return self._times[write_id]
+
+    def _promised(self, contents: Contents) -> set[int]:
+        """Writes known there by a copy that its disk has, or had, as a holder's; or by a hint."""
+        records_of = {
+            key[len(PREFIX) :]: record_from_bytes(data)
+            for key, data in contents.get(META, {}).items()
+            if key.startswith(PREFIX)
+        }
+        of_holders = {part for part, record in records_of.items() if record.held or record.seals}
+        kept = {
+            place: data
+            for place, data in contents.get(OBJECTS, {}).items()
+            if self.partition(place[:DIGEST_BYTES]).to_bytes(2, "big") in of_holders
+        }
+        return self._known({**contents, OBJECTS: kept})
 
     def _known(self, contents: Contents) -> set[int]:
         """Writes that some object there carries or has superseded."""

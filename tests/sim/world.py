@@ -131,6 +131,7 @@ class World:
             self.shape.partitions,
             AT,
         )
+        self.losses.partition = self.ring.partition_of
         for machine in self.machines:
             assert machine.process is not None
             assert machine.node is not None
