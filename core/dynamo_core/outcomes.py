@@ -5,7 +5,7 @@ HTTP and the native protocol translate them; nothing here knows either.
 """
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dynamo_core.objects import Sibling
 
@@ -22,6 +22,10 @@ class Kind(IntEnum):
     UNAVAILABLE = 7
     NOT_YET = 8
     OVERLOADED = 9
+
+
+REFUSALS: Final = (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS, Kind.OVERLOADED)
+"""What says that nothing was written."""
 
 
 class Outcome(NamedTuple):
@@ -43,3 +47,10 @@ class Outcome(NamedTuple):
     @property
     def ok(self) -> bool:
         return self.kind <= Kind.ABSENT
+
+    def unsure(self) -> "Outcome":
+        """The same where the write was tried before: a refusal would say that nothing exists."""
+        if self.kind not in REFUSALS:
+            return self
+        detail = f"it may have been written before this was said: {self.detail}"
+        return Outcome(Kind.UNAVAILABLE, needed=1, detail=detail)

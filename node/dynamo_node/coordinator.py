@@ -60,7 +60,7 @@ Answer = Callable[[Outcome], None]
 class Request:
     """What an operation needs to know of its request; times are the loop's."""
 
-    __slots__ = ("_loop", "answer", "began", "deadline", "key", "runs", "trace")
+    __slots__ = ("_loop", "_may_exist", "answer", "began", "deadline", "key", "runs", "trace")
 
     def __init__(
         self,
@@ -76,8 +76,15 @@ class Request:
         self.deadline = self.began + timeout_ms / 1000
         self.trace = trace
         self.answer = answer
+        self._may_exist = False
         self.runs = 0
         """How often it was carried out anew because slots moved."""
+
+    def may_exist(self) -> None:
+        """The write has left this node or is on its disk: what refuses it later is no refusal."""
+        if not self._may_exist:
+            self._may_exist, answer = True, self.answer
+            self.answer = lambda outcome: answer(outcome.unsure())
 
     def remaining_s(self) -> float:
         return max(0.0, self.deadline - self._loop.time())

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 PATIENCE_S: Final = 1.0
 """How long a node may be silent before the next one is asked, or half of what is left."""
-_REFUSALS: Final = (Kind.BAD_REQUEST, Kind.TOO_LARGE, Kind.TOO_MANY_SIBLINGS, Kind.OVERLOADED)
-"""What says that nothing was written."""
 
 
 class Forward:
@@ -85,7 +83,7 @@ class Forward:
             except Corrupt:
                 outcome = None
             if outcome is not None and outcome.kind not in (Kind.OVERLOADED, Kind.UNAVAILABLE):
-                self._answer(outcome if len(self._asked) == 1 else _unsure(outcome))
+                self._answer(outcome if len(self._asked) == 1 else outcome.unsure())
                 return
             self._best = outcome or self._best
         else:
@@ -101,8 +99,7 @@ class Forward:
         if here is not None and self._request.remaining_ms():
             # What an owner that had too little said isn't the end: this node may reach more.
             if self._asked:
-                answer = self._request.answer
-                self._request.answer = lambda outcome: answer(_unsure(outcome))
+                self._request.may_exist()
             self._finish()
             here(self._request, self._coordinator.topology.place(self._request.key))
             return
@@ -127,11 +124,3 @@ class Forward:
         for link, request_id in self._asked:
             link.forget(request_id)
         self._asked.clear()
-
-
-def _unsure(outcome: Outcome) -> Outcome:
-    """`outcome` where another node was asked before: a refusal would say that nothing exists."""
-    if outcome.kind not in _REFUSALS:
-        return outcome
-    detail = f"another node may have written it before this was said: {outcome.detail}"
-    return Outcome(Kind.UNAVAILABLE, needed=1, detail=detail)

@@ -114,6 +114,7 @@ class PutOperation(InFlight):
 
     def _minted(self, obj: bytes, context: Clock, reap_round: int) -> None:
         coordinator, key = self._coordinator, self._request.key
+        self._request.may_exist()
         self._obj, self._context = obj, context
         if not coordinator.sure(self._place.partition):
             # The record here may be an old disk's: nothing but the write itself leaves it,

@@ -66,6 +66,39 @@ def test_who_is_told_that_nothing_was_written_finds_nothing(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_who_is_refused_after_a_slot_has_moved_is_not_told_that_nothing_was_written(
+    seed: int,
+) -> None:
+    # Seed 80003067: an owner minted the write, learned that it was none any more, and began anew.
+    with played(seed, 4, limits=replace(Limits(), siblings_max=2)) as play:
+        world, partition = play.world, play.place.partition
+        first, second, third = play.owners
+        heir = play.others[0]
+        play.put()
+        world.run_for(2.0)
+        number, after = first.node.topology.number, heir.node.topology.number
+        row = tuple(
+            token.handed_to(after) if token.holder == number else token
+            for token in first.node.topology.row(partition)
+        )
+        for other in (second, third, heir):
+            for source, target in ((first, other), (other, first)):
+                world.block(source.name, target.name, True)
+        assert _asked(play, second, b"y").kind == Kind.WRITTEN
+        for machine in (second, third, heir):
+            machine.process.loop.call_soon(machine.node.custodies.learn, partition, row)
+        world.run_for(0.1)
+        asked, outcomes = Operation(Op.PUT, play.key, write_id=bytes(15) + b"x", value=b"x"), []
+        node = first.node
+        first.process.loop.call_soon(lambda: node.coordinator.operate(asked, 2000, outcomes.append))
+        world.run_for(0.02)
+        play.join_again([first])
+        world.run_until(lambda: bool(outcomes), 30.0)
+        assert world.losses.minted[int.from_bytes(bytes(15) + b"x", "big")]
+        assert outcomes[0].kind == Kind.UNAVAILABLE, outcomes
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_an_incarnation_that_ended_in_mid_handshake_is_not_taken_for_the_living_one(
     seed: int,
 ) -> None:
