@@ -82,15 +82,15 @@ class Births:
         log.info("ready as %s, incarnation %s", self._node.config.name, minter.incarnation.hex())
 
     def taken_for_replaced(self, incarnation: bytes) -> None:
-        """A peer refuses that one of ours; where most accept it we go on under a new one.
+        """A peer refuses that one of ours; where half of all accept it we go on under a new one.
 
         A disk that was rolled back may have gone on with the yes of peers that never met
         the incarnation in between; those who did would refuse it for ever. A process that
-        has really been replaced is refused by most, and stays so.
+        has really been replaced is refused by more than half, and stays so.
         """
         links = self._node.topology.links.values()
         accepted = sum(link.up for link in links)
-        if incarnation == self.incarnation and accepted > len(links) // 2:
+        if incarnation == self.incarnation and 2 * accepted >= len(links) > 1:
             self._node.in_background(self._renew(incarnation))
 
     async def _renew(self, replaced: bytes) -> None:

@@ -40,6 +40,8 @@ class Dispatch(Protocol):
     def ring_name(self) -> RingName: ...
     def is_replaced(self, number: int, name: str, incarnation: bytes) -> bool: ...
     def peer_called(self, hello: Hello) -> None: ...
+
+    def peer_spoke(self, hello: Hello) -> None: ...
     def client_frame_bytes_max(self) -> int: ...
     def handle(self, caller: "Inbound", frame: Frame) -> None: ...
 
@@ -54,6 +56,8 @@ class Inbound(FramedProtocol):
         self._acceptor: Acceptor | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refused = False
+        self._spoke = False
+        """Whether a node has sent something since it was welcomed."""
         self.hello: Hello | None = None
         self._peer = ""
 
@@ -81,6 +85,9 @@ class Inbound(FramedProtocol):
         if self.hello is not None:
             if self.hello.role == ROLE_CLIENT and frame.type not in FROM_CLIENTS:
                 raise Corrupt(f"a client sent a frame of type {frame.type}")
+            if not self._spoke and self.hello.role != ROLE_CLIENT:
+                self._spoke = True
+                self._service.peer_spoke(self.hello)
             self._service.handle(self, frame)
         elif self._refused:
             return  # said in the same breath as what was refused

@@ -67,12 +67,18 @@ class Service:
         return self._node.incarnations.is_replaced(number, name, incarnation)
 
     def peer_called(self, hello: Hello) -> None:
-        """A peer has proven who it is: its incarnation replaces the one known before."""
-        if hello.number:
-            self._node.incarnations.called(hello.number, hello.name, hello.incarnation)
+        """A peer has proven who it is."""
         link = self._node.topology.links.get(hello.number)
         if link is not None:
             link.dial_now()
+
+    def peer_spoke(self, hello: Hello) -> None:
+        """It goes on after its welcome: its incarnation replaces the one known before.
+
+        A proof alone may be late, from one that ended before it was welcomed.
+        """
+        if hello.number:
+            self._node.incarnations.called(hello.number, hello.name, hello.incarnation)
 
     def client_frame_bytes_max(self) -> int:
         """Room for the largest value that is taken, its key and a long context."""

@@ -20,6 +20,13 @@ PEER = Identity(b"c" * 16, "peer", 2, b"incarn-2", KEYRING)
 
 
 class _Service:
+    def __init__(self) -> None:
+        self.spoke: list[Any] = []
+        self.handled: list[int] = []
+
+    def handle(self, caller: Inbound, frame: Any) -> None:
+        self.handled.append(frame.type)
+
     def identity(self) -> Identity:
         return ME
 
@@ -29,8 +36,11 @@ class _Service:
     def ring_name(self) -> Any:
         return NO_RING
 
-    def is_replaced(self, number: int, incarnation: bytes) -> bool:
+    def is_replaced(self, number: int, name: str, incarnation: bytes) -> bool:
         return False
+
+    def peer_spoke(self, hello: Any) -> None:
+        self.spoke.append(hello.incarnation)
 
     def peer_called(self, hello: object) -> None:
         pass
@@ -46,7 +56,8 @@ class _Transport:
         self.options: dict[tuple[int, int], int] = {}
 
     def write(self, data: bytes) -> None:
-        self.said += [frame.type for frame in self.reader.feed(data)]
+        self.frames = self.reader.feed(data)
+        self.said += [frame.type for frame in self.frames]
 
     def get_extra_info(self, name: str) -> Any:
         return self if name == "socket" else None
@@ -92,3 +103,24 @@ async def test_a_client_that_goes_dark_is_noticed_by_the_kernel() -> None:
     assert transport.options[socket.IPPROTO_TCP, socket.TCP_KEEPIDLE] <= 300
     assert connection._timer is not None
     connection._timer.cancel()
+
+
+async def test_a_proof_alone_makes_no_incarnation_the_newest() -> None:
+    # It may be late, from a process that has ended: who lives goes on after its welcome.
+    service, transport = _Service(), _Transport()
+    connection = Inbound(cast(Any, service), set())
+    connection.connection_made(cast(Any, transport))
+    caller = Caller(PEER, "me", b"n" * 16)
+
+    def say(kind: int, payload: bytes) -> None:
+        connection.data_received(pack_frame(kind, 0, NO_DEADLINE, NO_RING, payload))
+        connection._flush()
+
+    say(Type.HELLO, caller.hello())
+    say(Type.PROOF, caller.challenge(transport.frames[0].payload))
+    assert transport.said == [Type.CHALLENGE, Type.WELCOME]
+    assert service.spoke == []
+    say(Type.PING, b"")
+    say(Type.PING, b"")
+    assert service.spoke == [PEER.incarnation]
+    assert service.handled == [Type.PING] * 2

@@ -194,12 +194,12 @@ async def test_schedule_3_a_zombie_stays_refused_after_its_peers_restart(tmp_pat
 
     node, service = await run()
     for incarnation in (OLD, b"incarn-2"):
-        service.peer_called(_Caller(incarnation).hello)
+        service.peer_spoke(_Caller(incarnation).hello)
     assert service.is_replaced(2, "peer", OLD)
     await node.stop()
     node, service = await run()
     # The living one redials first, and then the zombie wakes.
-    service.peer_called(_Caller(b"incarn-2").hello)
+    service.peer_spoke(_Caller(b"incarn-2").hello)
     assert service.is_replaced(2, "peer", OLD)
     assert not service.is_replaced(2, "peer", b"incarn-2")
     assert not service.is_replaced(3, "peer", OLD), "another node's"

@@ -116,6 +116,21 @@ def test_an_incarnation_that_ended_in_mid_handshake_is_not_taken_for_the_living_
             world.run_until(world.all_linked, 10.0)
 
 
+@pytest.mark.parametrize("nodes", [3, 4, 5])
+def test_a_living_incarnation_that_one_peer_takes_for_replaced_links_to_all(nodes: int) -> None:
+    # Seeds 80005819 and 80005685: the call of one that had ended came late. Of three nodes one
+    # was never refused by few enough.
+    with played(nodes, nodes) as play:
+        world, (one, peer, *_) = play.world, play.world.machines
+        number, node = one.node.topology.number, peer.node
+        peer.process.loop.call_soon(lambda: node.incarnations.called(number, one.name, b"the dead"))
+        world.run_for(0.1)
+        one.process.loop.call_soon(one.node.topology.links[node.topology.number].reconnect)
+        world.run_for(0.1)
+        world.run_until(world.all_linked, 10.0)
+        assert asked(play, one, Op.PUT).kind == Kind.WRITTEN
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_disk_rolled_back_to_an_incarnation_that_one_peer_alone_takes_for_replaced_links_to_all(
     seed: int,
