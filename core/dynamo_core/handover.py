@@ -404,7 +404,7 @@ class Custody:
         self._known_by.clear()
         self._raise(slot, token)
         self._put()
-        return self.conform() | self._enough(w)
+        return self.conform() | self.enough(w)
 
     # What others know
 
@@ -419,9 +419,13 @@ class Custody:
         effect = self.learn(row)
         if all(slot < len(row) and row[slot] == held.token for slot, held in self.held.items()):
             self._known_by.add(node)
-        return effect | self._enough(w)
+        return effect | self.enough(w)
 
-    def _enough(self, w: int) -> Effect:
+    def enough(self, w: int) -> Effect:
+        """Whether enough other holders know what was taken: it counts then.
+
+        Asked as well when the others have become fewer: this node may hold all slots by now.
+        """
         others = [n for n in holders(self.row) if n != self.me]
         known = [n for n in others if n in self._known_by]
         # One at least: whoever claims this slot hears all others where W is 1. And no more

@@ -311,18 +311,21 @@ class TakingOver:
         if not taken(custody):
             return
 
+        def note(act: Callable[[], Effect]) -> None:
+            before = custody.counts
+            node.custodies.carry_out(partition, act())
+            if custody.counts and not before:
+                self._now_counts(partition)
+
         async def tell(number: int) -> None:
             theirs = await node.rows.tell(number, {partition: custody.row})
             if theirs is not None and partition in theirs:
                 # It counts with the first answer that is enough, whoever is still awaited.
-                before = custody.counts
-                effect = custody.known_by(number, theirs[partition], w)
-                node.custodies.carry_out(partition, effect)
-                if custody.counts and not before:
-                    self._now_counts(partition)
+                note(lambda: custody.known_by(number, theirs[partition], w))
 
         await asyncio.gather(*map(tell, custody.untold()))
-        if not custody.counts:
+        note(lambda: custody.enough(w))  # there may be fewer others than when it was taken
+        if taken(custody):
             raise NotGiven("too few other holders can be told that the slot is taken")
 
 
