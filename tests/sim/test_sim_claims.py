@@ -266,6 +266,7 @@ def test_a_successor_by_a_lost_disks_seal_that_nobody_heard_of_gives_way(seed: i
         play.join_again([named])
         # Now it gets the slot again, from the one that holds it.
         _until(play, lambda: _counts(play, named, near, far), "the slot to move after all")
+        _until(play, lambda: _token(play, named, at=near) is not None, "all holders to hear of it")
         token = _token(play, named, at=near)
         assert token is not None
         assert token.number == 3

@@ -83,6 +83,7 @@ def test_a_number_is_met_with_one_incarnation(seed: int, monkeypatch: pytest.Mon
         assert play.post(ring, *world.machines) == [None] * 4
         new.disk.temper.slowness = 1.0
         play.until_settled()
+        world.run_for(3.0)  # each has something to say to each other
         number = new.node.topology.number
         assert number != before.node_named(new.name).number
         assert met[number] == {new.node.births.incarnation}
