@@ -7,7 +7,6 @@ request needs the bearer token. Nothing here asks a quorum.
 import logging
 from base64 import b64encode, urlsafe_b64decode
 from binascii import Error as Base64Error
-from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -20,6 +19,8 @@ from dynamo_core.records import DIGEST_BYTES
 from dynamo_core.ring import Ring
 from dynamo_core.versions import dot_text
 from dynamo_node import digests, problems
+from dynamo_node.admin_token import AdminToken
+from dynamo_node.fields import decoded
 from dynamo_node.http_server import guarded
 from dynamo_node.kv import written_at
 from dynamo_node.problems import ProblemError, bad_request, json_response
@@ -35,13 +36,11 @@ RING_BYTES_MAX: Final = 16 << 20
 KEYS_LIMIT_MAX: Final = 10_000
 
 
-def authorize(request: web.BaseRequest, token: bytes) -> None:
+def authorize(request: web.BaseRequest, token: AdminToken) -> None:
     """Raise ProblemError unless the request carries the admin token, where there is one."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if token and (
-        scheme.lower() != "bearer"
-        or not compare_digest(given.strip().encode("utf-8", "replace"), token)
-    ):
+    shown = given.strip().encode("utf-8", "replace") if scheme.lower() == "bearer" else b""
+    if not token.matches(shown):
         raise ProblemError(
             401,
             "unauthorized",
@@ -53,15 +52,17 @@ def authorize(request: web.BaseRequest, token: bytes) -> None:
 class AdminDoor:
     """Everything on port 8081."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: "Node", token: AdminToken) -> None:
         self._node = node
-        self._token = node.config.admin_token.encode()
+        self._token = token
         self.app = web.Application(
             middlewares=[self._middleware], client_max_size=RING_BYTES_MAX, debug=False
         )
         self.app.add_routes(
             [
                 web.get("/admin/status", self._status),
+                web.get("/admin/settings", self._get_settings),
+                web.put("/admin/settings", self._put_settings),
                 web.get("/admin/ring", self._get_ring),
                 web.post("/admin/ring", self._post_ring),
                 web.get("/admin/replica/{key}", self._replica),
@@ -92,7 +93,7 @@ class AdminDoor:
         except web.HTTPNotFound as error:
             raise problems.not_found(
                 f"there is nothing at {request.path[:80]!r}; there are /admin/status, "
-                "/admin/ring, /admin/replica/{key}, /admin/digest, /admin/keys, "
+                "/admin/settings, /admin/ring, /admin/replica/{key}, /admin/digest, /admin/keys, "
                 "/admin/history, /admin/repair, "
                 "/admin/tombstones, /admin/transfers"
             ) from error
@@ -103,8 +104,26 @@ class AdminDoor:
             # Some of it is taken for proof: that has to be on the disk before it is said.
             await self._node.disk.store.durable()
         except StorageError:
-            del status["handover"]  # the rest is for people, who want to see what is wrong
+            # The rest is for people, who want to see what is wrong.
+            del status["handover"]
+            status["settings"] = None
         return json_response(status)
+
+    async def _get_settings(self, request: web.Request) -> web.Response:
+        now = self._node.settings.now
+        await self._node.disk.store.durable()  # nothing is told that a crash could take back
+        return json_response(now.to_json())
+
+    async def _put_settings(self, request: web.Request) -> web.Response:
+        """r, w and limits from now on; what the body leaves out is as the file says."""
+        node = self._node
+        try:
+            wanted = node.settings.wanted(decoded(await request.read()))
+            ring = node.topology.ring
+            await node.settings.put(wanted, None if ring is None else ring.replication)
+        except CallerError as error:
+            raise bad_request(str(error)) from error
+        return json_response(wanted.to_json())
 
     async def _transfers(self, request: web.Request) -> web.Response:
         """What is on its way to this node, and what has come since its start."""

@@ -127,8 +127,9 @@ class Claims:
         return True
 
     def _needed(self, partition: int) -> int:
-        config = self._node.config
-        return slots.needed_to_claim(self._node.topology.row(partition), config.r, config.w)
+        node = self._node
+        row, settings = node.topology.row(partition), node.settings.now
+        return slots.needed_to_claim(row, settings.r, settings.w)
 
     def _heard_of(self, partition: int) -> list[int]:
         others = self._node.topology.other_holders(partition)
@@ -138,7 +139,7 @@ class Claims:
         """`other` has answered under the row that is known here: it knows it durably."""
         node = self._node
         effect = node.custodies.of(partition).known_by(
-            other, node.topology.row(partition), node.config.w
+            other, node.topology.row(partition), node.settings.now.w
         )
         node.custodies.carry_out(partition, effect)
 

@@ -1,17 +1,20 @@
-"""Settings of a node: one frozen value, read from a JSON file and checked at start.
+"""Settings of a node: one frozen value, checked at start.
 
 Owns every setting's name, unit, default and accepted range. Errors name the
-field, what it holds and what would be right; all of them are told at once.
+field, what it holds and what would be right; all of them are told at once. The
+part that may change while the node runs is a value of its own, `Settings`.
+
+Forbidden here: files; see `config_files`.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 from dynamo_core.contexts import SECRET_BYTES, Keyring
 from dynamo_core.errors import CallerError
+from dynamo_node.fields import Reader, shown
 
 SYNC: Final = "sync"
 BUFFERED: Final = "buffered"
@@ -19,8 +22,8 @@ SIBLINGS: Final = "siblings"
 LAST_WRITE_WINS: Final = "lastWriteWins"
 HINTS_BYTES_MAX: Final = 1 << 30
 """Bytes of hints beyond which only those are kept that a write needs to reach W."""
-
-_LOOPBACK: Final = ("127.", "::1", "localhost")
+ANY: Final = "::"
+"""The host that means all addresses of this machine, of both families."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,32 @@ class Limits:
     siblings_max: int = 100
     object_bytes_max: int = 8 << 20
     transfer_bytes_per_second_max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What may change while a node runs; the rest takes a restart.
+
+    r, w: how many replicas a request waits for that names no number of its own; at most
+    the replication of the ring.
+    """
+
+    r: int = 2
+    w: int = 2
+    limits: Limits = field(default_factory=Limits)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form in which they stand in a configuration, and in which they are put."""
+        limits = self.limits
+        return {
+            "quorum": {"r": self.r, "w": self.w},
+            "limits": {
+                "valueBytesMax": limits.value_bytes_max,
+                "siblingsMax": limits.siblings_max,
+                "objectBytesMax": limits.object_bytes_max,
+                "transferBytesPerSecondMax": limits.transfer_bytes_per_second_max,
+            },
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +120,13 @@ class Config:
     native_port: int
     admin_port: int
     admin_token: str = ""
+    admin_token_file: Path | None = None
+    """Where the admin token stands instead; it is read anew whenever it changes."""
     seeds: tuple[Seed, ...] = ()
-    r: int = 2
-    w: int = 2
+    settings: Settings = field(default_factory=Settings)
+    """What is in force unless something else was put since this file was written."""
     reconciliation: str = SIBLINGS
     durability: str = SYNC
-    limits: Limits = field(default_factory=Limits)
     timing: Timing = field(default_factory=Timing)
     log_format: str = "text"
     log_level: str = "info"
@@ -108,30 +138,17 @@ class Config:
 
     @property
     def on_loopback(self) -> bool:
-        return self.host.startswith(_LOOPBACK)
-
-
-def load(path: Path) -> Config:
-    """Read a configuration file; raises CallerError with every mistake in it."""
-    try:
-        raw = json.loads(path.read_text())
-    except OSError as error:
-        raise CallerError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise CallerError(f"{path}: not valid JSON: {error}") from error
-    try:
-        return parse(raw)
-    except CallerError as error:
-        raise CallerError(f"{path}: {error}") from error
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
 
 def parse(raw: object) -> Config:
     """A Config from decoded JSON; raises CallerError with every mistake in it."""
-    reader = _Reader(raw)
+    reader = Reader(raw)
     cluster = reader.section("cluster")
     node = reader.section("node")
-    quorum = reader.section("quorum", optional=True)
-    limits = reader.section("limits", optional=True)
     timing = reader.section("timing", optional=True)
     log = reader.section("log", optional=True)
     storage = reader.section("storage", optional=True)
@@ -146,17 +163,13 @@ def parse(raw: object) -> Config:
         native_port=reader.integer("native_port", 1, 65535, 7070),
         admin_port=reader.integer("admin_port", 1, 65535, 8081),
         admin_token=reader.text("admin_token", "", empty=True),
+        admin_token_file=Path(reader.text("admin_token_file"))
+        if "admin_token_file" in reader.raw
+        else None,
         seeds=_seeds(reader),
-        r=quorum.integer("r", 1, 255, 2),
-        w=quorum.integer("w", 1, 255, 2),
+        settings=settings(reader, Settings()),
         reconciliation=reader.choice("reconciliation", (SIBLINGS, LAST_WRITE_WINS)),
         durability=reader.choice("durability", (SYNC, BUFFERED)),
-        limits=Limits(
-            limits.integer("valueBytesMax", 1, 32 << 20, 1 << 20),
-            limits.integer("siblingsMax", 1, 10_000, 100),
-            limits.integer("objectBytesMax", 1, 48 << 20, 8 << 20),
-            limits.integer("transferBytesPerSecondMax", 0, 1 << 40, 0),
-        ),
         timing=Timing(
             timing.integer("timeout_ms", 1, 600_000, 5000),
             timing.integer("hedge_ms", 1, 60_000, 150),
@@ -178,29 +191,58 @@ def parse(raw: object) -> Config:
         else None,
     )
     storage.known.add("reserve_bytes")
-    for section in (cluster, node, quorum, limits, timing, log, storage, reader):
+    reader.known.add("admin_token_file")
+    for section in (cluster, node, timing, log, storage, reader):
         section.no_others()
     problems = reader.problems
-    if not problems and not config.on_loopback and not config.admin_token:
+    if config.admin_token and config.admin_token_file:
+        problems.append("admin_token: there is an admin_token_file too; give one of them")
+    if (
+        not problems
+        and not config.on_loopback
+        and not (config.admin_token or config.admin_token_file)
+    ):
         problems.append(
             f"admin_token: empty, but host {config.host!r} is not loopback; "
-            "admin needs a bearer token there"
+            "admin needs a bearer token there, or an admin_token_file"
         )
     if problems:
         raise CallerError("; ".join(problems))
     return config
 
 
-def _keyring(reader: "_Reader") -> Keyring:
+def settings(reader: Reader, left_out: Settings) -> Settings:
+    """The live part in `reader`; a field that isn't there is as in `left_out`."""
+    quorum = reader.section("quorum", optional=True)
+    limits = reader.section("limits", optional=True)
+    default = left_out.limits
+    found = Settings(
+        r=quorum.integer("r", 1, 255, left_out.r),
+        w=quorum.integer("w", 1, 255, left_out.w),
+        limits=Limits(
+            limits.integer("valueBytesMax", 1, 32 << 20, default.value_bytes_max),
+            limits.integer("siblingsMax", 1, 10_000, default.siblings_max),
+            limits.integer("objectBytesMax", 1, 48 << 20, default.object_bytes_max),
+            limits.integer(
+                "transferBytesPerSecondMax", 0, 1 << 40, default.transfer_bytes_per_second_max
+            ),
+        ),
+    )
+    quorum.no_others()
+    limits.no_others()
+    return found
+
+
+def _keyring(reader: Reader) -> Keyring:
     listed = reader.raw.get("keys")
     reader.known.add("keys")
     secrets: dict[int, bytes] = {}
     first = 0
     if not isinstance(listed, list) or not listed:
-        reader.problems.append(f"keys: {_shown(listed)}; a list with at least one key is needed")
+        reader.problems.append(f"keys: {shown(listed)}; a list with at least one key is needed")
     else:
         for index, item in enumerate(listed):
-            entry = _Reader(item, f"keys[{index}].", reader.problems)
+            entry = Reader(item, f"keys[{index}].", reader.problems)
             key_id = entry.integer("id", 0, 255)
             if index == 0:
                 first = key_id
@@ -213,95 +255,17 @@ def _keyring(reader: "_Reader") -> Keyring:
     return Keyring(first, secrets)
 
 
-def _seeds(reader: "_Reader") -> tuple[Seed, ...]:
+def _seeds(reader: Reader) -> tuple[Seed, ...]:
     listed = reader.raw.get("seeds", [])
     reader.known.add("seeds")
     if not isinstance(listed, list):
-        reader.problems.append(f"seeds: {_shown(listed)}; a list is needed, which may be empty")
+        reader.problems.append(f"seeds: {shown(listed)}; a list is needed, which may be empty")
         return ()
     seeds = []
     for index, item in enumerate(listed):
-        entry = _Reader(item, f"seeds[{index}].", reader.problems)
+        entry = Reader(item, f"seeds[{index}].", reader.problems)
         seeds.append(
             Seed(entry.text("name"), entry.text("host"), entry.integer("native_port", 1, 65535))
         )
         entry.no_others()
     return tuple(seeds)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-_MISSING: Final = object()
-
-
-class _Reader:
-    """Takes fields out of a mapping and collects what is wrong with them."""
-
-    def __init__(self, raw: object, prefix: str = "", problems: "list[str] | None" = None) -> None:
-        self.problems: list[str] = [] if problems is None else problems
-        self._prefix = prefix
-        self.known: set[str] = set()
-        self.raw: Mapping[str, Any] = {}
-        if isinstance(raw, dict):
-            self.raw = raw
-        else:
-            self.problems.append(
-                f"{prefix.rstrip('.') or 'the file'}: {_shown(raw)}; an object is needed"
-            )
-
-    def _take(self, name: str, default: object) -> Any:
-        self.known.add(name)
-        value = self.raw.get(name, default)
-        if value is _MISSING:
-            self.problems.append(f"{self._prefix}{name}: missing")
-        return value
-
-    def _wrong(self, name: str, value: object, wanted: str) -> None:
-        if value is not _MISSING:
-            self.problems.append(f"{self._prefix}{name}: {_shown(value)}; {wanted}")
-
-    def section(self, name: str, optional: bool = False) -> "_Reader":
-        value = self._take(name, {} if optional else _MISSING)
-        return _Reader({} if value is _MISSING else value, f"{self._prefix}{name}.", self.problems)
-
-    def text(self, name: str, default: object = _MISSING, empty: bool = False) -> str:
-        value = self._take(name, default)
-        if isinstance(value, str) and (value or empty):
-            return value
-        self._wrong(name, value, "a text is needed" if empty else "a text that isn't empty")
-        return "?"
-
-    def integer(self, name: str, low: int, high: int, default: object = _MISSING) -> int:
-        value = self._take(name, default)
-        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
-            return value
-        self._wrong(name, value, f"a whole number in {low}..{high} is needed")
-        return low
-
-    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
-        value = self._take(name, allowed[0])
-        if value in allowed:
-            return str(value)
-        self._wrong(name, value, f"one of {', '.join(allowed)} is needed")
-        return allowed[0]
-
-    def hexadecimal(self, name: str, length: int) -> bytes:
-        value = self._take(name, _MISSING)
-        try:
-            data = bytes.fromhex(value)
-            if len(data) == length:
-                return data
-        except (TypeError, ValueError):
-            pass
-        shown = "a text" if "secret" in name else value
-        self._wrong(name, shown, f"{2 * length} hexadecimal digits are needed")
-        return bytes(length)
-
-    def no_others(self) -> None:
-        for name in sorted(set(self.raw) - self.known):
-            self.problems.append(
-                f"{self._prefix}{name}: not a setting; known here: {', '.join(sorted(self.known))}"
-            )

@@ -22,7 +22,7 @@ from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.versions import EMPTY, Clock
 from dynamo_core.wire import Code, Op, Operation
 from dynamo_node.alarms import Alarms
-from dynamo_node.config import LAST_WRITE_WINS, Config
+from dynamo_node.config import LAST_WRITE_WINS, Config, Settings
 from dynamo_node.forwards import Forward
 from dynamo_node.outside import REAL
 from dynamo_node.reads import GetOperation
@@ -58,9 +58,22 @@ Answer = Callable[[Outcome], None]
 
 
 class Request:
-    """What an operation needs to know of its request; times are the loop's."""
+    """What an operation needs to know of its request; times are the loop's.
 
-    __slots__ = ("_loop", "_may_exist", "answer", "began", "deadline", "key", "runs", "trace")
+    settings: those in force when it began, which stay its own to its end.
+    """
+
+    __slots__ = (
+        "_loop",
+        "_may_exist",
+        "answer",
+        "began",
+        "deadline",
+        "key",
+        "runs",
+        "settings",
+        "trace",
+    )
 
     def __init__(
         self,
@@ -69,8 +82,10 @@ class Request:
         timeout_ms: int,
         trace: bytes,
         answer: Answer,
+        settings: Settings,
     ) -> None:
         self._loop = loop
+        self.settings = settings
         self.key = key
         self.began = loop.time()
         self.deadline = self.began + timeout_ms / 1000
@@ -110,7 +125,6 @@ class Coordinator:
         self.keyring: Keyring = config.keyring
         self.last_write_wins = config.reconciliation == LAST_WRITE_WINS
         self.hedge_s = config.timing.hedge_ms / 1000
-        self.w = config.w
         self.straggler_ms = config.timing.straggler_ms
         self.alarms = Alarms(self.loop)
         self.admission = Admission(self.loop.time())
@@ -124,7 +138,8 @@ class Coordinator:
             lambda node, payload, then: None
         )
         """Told of a peer that knows other tokens, its refusal, and what to do once both know."""
-        self._config = config
+        self.settings: Callable[[], Settings] = lambda: config.settings
+        """What is in force now; each request keeps what it began with."""
         self._wall_ms = wall_ms
         self._in_flight = 0
         self._bytes_in_flight = 0
@@ -146,12 +161,12 @@ class Coordinator:
         `forwarded`: another node sent it because it is no owner; it is not
         forwarded a second time, whatever this node's ring says.
         """
-        size = len(operation.value)
+        size, settings = len(operation.value), self.settings()
         if self._in_flight >= REQUESTS_MAX or self._bytes_in_flight + size > REQUEST_BYTES_MAX:
             answer(Outcome(Kind.OVERLOADED, detail="this node has too many requests in flight"))
             return
         try:
-            context = self._checked(operation)
+            context = self._checked(operation, settings.limits.value_bytes_max)
         except CallerError as error:
             answer(Outcome(Kind.BAD_REQUEST, detail=str(error)))
             return
@@ -177,12 +192,12 @@ class Coordinator:
             self.admission.ended(now, now - request.began)
             answer(outcome)
 
-        request = Request(self.loop, operation.key, remaining_ms, trace, finished)
+        request = Request(self.loop, operation.key, remaining_ms, trace, finished, settings)
         self.admission.began(request.began)
         place = self.topology.place(operation.key)
         try:
             if operation.op == Op.GET:
-                r = operation.quorum or self._config.r
+                r = operation.quorum or settings.r
                 self._read(request, r, context.clock, context.reap_round)
             elif operation.op == Op.DELETE and not operation.context:
                 self._delete_what_is_read(operation, request, place)
@@ -201,7 +216,7 @@ class Coordinator:
         """Whether an end now would leave something unanswered, or an owner without a hint."""
         return bool(self._in_flight or self.writing)
 
-    def _checked(self, operation: Operation) -> Context:
+    def _checked(self, operation: Operation, value_bytes_max: int) -> Context:
         n = self.topology.ring.replication if self.topology.ring is not None else 255
         key, quorum = operation.key, operation.quorum
         if not key:
@@ -213,10 +228,9 @@ class Coordinator:
         if quorum > n:
             name = "r" if operation.op == Op.GET else "w"
             raise CallerError(f"{name} is {quorum}; it must be within 1..{n}")
-        limit = self._config.limits.value_bytes_max
-        if len(operation.value) > limit:
+        if len(operation.value) > value_bytes_max:
             raise _TooLargeError(
-                f"the value has {len(operation.value)} bytes; the limit is {limit}"
+                f"the value has {len(operation.value)} bytes; the limit is {value_bytes_max}"
             )
         if not _CONTENT_TYPE.fullmatch(operation.content_type):
             raise CallerError("the content type must be up to 255 printable ASCII characters")
@@ -315,8 +329,9 @@ class Coordinator:
             written_ms=self._wall_ms(),
             content_type=operation.content_type,
             value=None if operation.op == Op.DELETE else operation.value,
+            limits=request.settings.limits,
         )
-        w = operation.quorum or self._config.w
+        w = operation.quorum or request.settings.w
         anew = partial(self._write_anew, operation, context, request, unable is None)
         PutOperation(self, request, place, w, write, anew, unable).start()
 
@@ -337,7 +352,7 @@ class Coordinator:
             self._write(operation._replace(context=outcome.context), context, request, place, False)
 
         request.answer = was_read
-        self._read(request, self._config.r)
+        self._read(request, request.settings.r)
 
     # Trouble
 

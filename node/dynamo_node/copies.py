@@ -109,7 +109,7 @@ class Copies:
             return False
         if not self._node.standing.counts(partition):
             return False
-        alone = self._node.config.r == 1 and partition not in self.waits_for
+        alone = self._node.settings.now.r == 1 and partition not in self.waits_for
         return alone or self.sure(partition)
 
     def holding(self, partition: int) -> Holding:
@@ -190,7 +190,8 @@ class Copies:
         links = node.topology.links
         reachable = [o for o in sorted(heard) if o in links and links[o].up]
         others = self._others(partition)
-        step, reap_round, ring = returning.judge(mine, others, heard, reachable, node.config.w)
+        w = node.settings.now.w
+        step, reap_round, ring = returning.judge(mine, others, heard, reachable, w)
         if step is Step.EMPTY and custody.seals:
             step = Step.WAIT  # a successor still needs what was sealed
         if step is Step.SURE:

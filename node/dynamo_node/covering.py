@@ -143,7 +143,7 @@ class Covering:
             root = end.root
             if not too_old and root != node.trees.root(partition):
                 root = (await copy.walk()).root
-            others = min(node.config.w, len(custody.row)) - 1
+            others = min(node.settings.now.w, len(custody.row)) - 1
             if not await node.handoff.spread(partition, others):
                 log.info("partition %d isn't covered yet: hints here lie nowhere else", partition)
                 return

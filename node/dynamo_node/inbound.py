@@ -106,6 +106,12 @@ class Inbound(FramedProtocol):
         if self.transport is not None:
             self.send(pack_frame(kind, request_id, NO_DEADLINE, self._service.ring_name(), payload))
 
+    def limits_changed(self) -> None:
+        """A client may send longer frames by now; what it has begun to send stays allowed."""
+        if self.is_client:
+            longest = max(self.reader.frame_bytes_max, self._service.client_frame_bytes_max())
+            self.reader.frame_bytes_max = longest
+
     def pause_writing(self) -> None:
         # Who doesn't read its answers is not read from either.
         super().pause_writing()

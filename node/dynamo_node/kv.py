@@ -62,7 +62,6 @@ class KeyValue:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._loop = asyncio.get_running_loop()
-        self._value_bytes_max = node.config.limits.value_bytes_max
         self._timeout_ms = node.config.timing.timeout_ms
         self._body_s = node.config.timing.body_ms / 1000
 
@@ -140,7 +139,7 @@ class KeyValue:
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """The whole body; what is over the limit is refused before it is read."""
-        limit = self._value_bytes_max
+        limit = self._node.settings.now.limits.value_bytes_max
         if _is_put_json(request.headers.get("Content-Type", "")):
             limit = limit * 4 // 3 + BODY_JSON_ROOM
         length = request.content_length

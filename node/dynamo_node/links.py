@@ -8,7 +8,7 @@ and not silent; whoever fails is tried again for ever.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 from dynamo_core.errors import CallerError, Corrupt
@@ -24,6 +24,7 @@ from dynamo_core.handshake import Caller, Identity, ReplacedError
 from dynamo_core.ring import Member
 from dynamo_core.wire import Type
 from dynamo_node.framing import FramedProtocol
+from dynamo_node.names import Names, NotFoundError
 from dynamo_node.outside import REAL
 
 log = logging.getLogger(__name__)
@@ -112,13 +113,16 @@ class Link:
         ring_name: Callable[[], RingName],
         suspect_s: float,
         nonce: Callable[[], bytes] = lambda: REAL.random_bytes(16),
+        addresses: Callable[[str], Awaitable[Sequence[str]]] | None = None,
     ) -> None:
+        """`addresses` of a host are asked for at each dial too; see `Names`."""
         self.member = member
         self.identity = identity
         self.nonce = nonce
+        self._addresses = addresses or Names(REAL.look_up).addresses
         self.incarnation = b""
         self.refusal = ""
-        """Why the peer, or what answers at its address, was refused last."""
+        """Why the peer isn't found, or it or what answers at its address was refused last."""
         self.on_up: Callable[[Link], None] = lambda link: None
         self.on_replaced: Callable[[bytes], None] = lambda incarnation: None
         """Told which incarnation of ours the peer takes for replaced."""
@@ -287,14 +291,13 @@ class Link:
             connection: _Connection | None = None
             try:
                 async with asyncio.timeout(DIAL_TIMEOUT_S):
-                    _, connection = await self._loop.create_connection(
-                        lambda: _Connection(self), self.member.host, self.member.native_port
-                    )
+                    connection = await self._opened()
                     incarnation = await connection.ready
             except (OSError, TimeoutError, CallerError, Corrupt) as error:
                 if connection is not None:
                     connection.abort()
-                if isinstance(error, CallerError) and str(error) != self.refusal:
+                told = isinstance(error, CallerError | NotFoundError)
+                if told and str(error) != self.refusal:
                     self.refusal = str(error)
                     log.warning("peer %s: %s", self.member.name, error)
                 if isinstance(error, ReplacedError) and connection is not None:
@@ -318,6 +321,25 @@ class Link:
                     await self._wake.wait()
             except TimeoutError:
                 backoff = min(BACKOFF_MAX_S, backoff * 2)
+
+    async def _opened(self) -> _Connection:
+        """A connection to the first of the peer's present addresses that takes one."""
+        addresses = list(await self._addresses(self.member.host))
+        port = self.member.native_port
+        while True:
+            # None may use up the time of those behind it.
+            alone = len(addresses) == 1
+            share_s = None if alone else DIAL_TIMEOUT_S / 2 / len(addresses)
+            try:
+                async with asyncio.timeout(share_s):
+                    _, connection = await self._loop.create_connection(
+                        lambda: _Connection(self), addresses[0], port
+                    )
+                    return connection
+            except (OSError, TimeoutError):
+                if alone:
+                    raise
+                del addresses[0]
 
     def _connected(self, connection: _Connection, incarnation: bytes) -> None:
         if connection.transport is None:  # closed right after its welcome

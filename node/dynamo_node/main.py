@@ -11,6 +11,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Awaitable
 from pathlib import Path
@@ -22,7 +23,9 @@ from aiohttp import web
 from dynamo_core.errors import CallerError
 from dynamo_node import __version__
 from dynamo_node.admin import AdminDoor
-from dynamo_node.config import Config, load
+from dynamo_node.admin_token import AdminToken
+from dynamo_node.config import ANY, Config
+from dynamo_node.config_files import load
 from dynamo_node.http_server import ClientDoor, Handler, make_server
 from dynamo_node.inbound import Inbound
 from dynamo_node.logs import set_up
@@ -45,11 +48,19 @@ GC_THRESHOLD: Final = 50_000
 def main() -> None:
     """The entry point; exits 0 after SIGTERM, 1 for an end without a store, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="dynamo-node", description="One storage node.")
-    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="JSON settings")
+    parser.add_argument(
+        "--config",
+        required=True,
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="JSON settings; several files make up one configuration",
+    )
+    parser.add_argument("--name", help="the node's name (node.name)")
     parser.add_argument("--version", action="version", version=f"dynamo-node {__version__}")
     arguments = parser.parse_args()
     try:
-        config = load(arguments.config)
+        config = load(arguments.config, arguments.name)
     except CallerError as error:
         sys.exit(_told(error, EXIT_USAGE))
     set_up(config.log_format, config.log_level, config.name)
@@ -85,6 +96,7 @@ class _Ports:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._token = AdminToken(config)
         self._client: Handler = self._nobody
         self._client_server = make_server(self._answer_client)
         self._waiting_admin = make_server(self._nobody)
@@ -95,7 +107,7 @@ class _Ports:
 
     async def serve(self, node: Node) -> None:
         admin = web.AppRunner(
-            AdminDoor(node).app,
+            AdminDoor(node, self._token).app,
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_S,
@@ -106,6 +118,7 @@ class _Ports:
         await self._waiting_admin.shutdown(SHUTDOWN_S)
         self._client = ClientDoor(node).handle
         self._service = Service(node)
+        node.settings.on_change.append(self._settings_changed)
         await self._listen()
         # What is here by now stays for the incarnation's life: no collection looks at it.
         gc.unfreeze()
@@ -113,7 +126,7 @@ class _Ports:
         gc.freeze()
 
     async def refuse(self, trouble: Trouble) -> None:
-        waiting = Waiting(self._config, trouble)
+        waiting = Waiting(self._config, trouble, self._token)
         self._client = waiting.client
         self._waiting_admin = make_server(waiting.admin)
         admin, self._admin, self._service = self._admin, None, None
@@ -150,6 +163,10 @@ class _Ports:
             return Refusal()
         return Inbound(self._service, self._connections)
 
+    def _settings_changed(self) -> None:
+        for connection in self._connections:
+            connection.limits_changed()
+
     def _admin_connection(self) -> asyncio.Protocol:
         server = self._waiting_admin if self._admin is None else self._admin.server
         assert server is not None
@@ -166,7 +183,11 @@ class _Ports:
             (self._client_server, config.http_port),
         ):
             try:
-                server = await loop.create_server(factory, config.host, port, backlog=BACKLOG)
+                if config.host == ANY:
+                    at_any = _dual_stack(port)
+                    server = await loop.create_server(factory, sock=at_any, backlog=BACKLOG)
+                else:
+                    server = await loop.create_server(factory, config.host, port, backlog=BACKLOG)
             except OSError as error:
                 raise CallerError(
                     f"port {port} on {config.host}: {error.strerror or error}"
@@ -180,3 +201,13 @@ class _Ports:
             config.admin_port,
             config.durability,
         )
+
+
+def _dual_stack(port: int) -> socket.socket:
+    """A socket for the port on all addresses of this machine, of both families if it has them.
+
+    asyncio would make one for IPv6 alone. Raises OSError.
+    """
+    if socket.has_dualstack_ipv6():
+        return socket.create_server((ANY, port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))

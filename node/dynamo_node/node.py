@@ -33,6 +33,7 @@ from dynamo_node.handing_over import HandingOver
 from dynamo_node.handoff import Handoff
 from dynamo_node.inbound import Inbound
 from dynamo_node.incarnations import Known
+from dynamo_node.names import Names
 from dynamo_node.opening import DamagedError, damaged
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.pages import Pages
@@ -44,6 +45,7 @@ from dynamo_node.replica import Replica
 from dynamo_node.rings import Rings
 from dynamo_node.rows import Rows
 from dynamo_node.seeds import Seeds
+from dynamo_node.settings import LiveSettings
 from dynamo_node.slices import Slices
 from dynamo_node.standing import Standing
 from dynamo_node.storage import OBJECTS, StorageError
@@ -62,13 +64,15 @@ class Node:
     ) -> None:
         self.config = config
         self.outside = outside
+        self.names = Names(outside.look_up)
         self.disk = disk
+        self.settings = LiveSettings(disk.store, config.settings)
         self.topology = Topology()
         self.handlers: dict[int, Callable[[Inbound, Frame], None]] = {}
         """What the parts below answer to other nodes, by frame type."""
         self.standing = Standing(disk.store)
         self.incarnations = Known(disk.store)
-        self.replica = Replica(disk, config.limits, outside, config.hints_bytes_max)
+        self.replica = Replica(disk, outside, config.hints_bytes_max)
         self.trees = Trees(disk.store)
         self.replica.on_change.append(self.trees.changed)
         self.replica.on_emptied.append(self._emptied)
@@ -83,6 +87,7 @@ class Node:
         self.rings = Rings(self)
         self.replica.ring_name = lambda: self.topology.name
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
+        self.coordinator.settings = lambda: self.settings.now
         self.coordinator.on_stale_ring = lambda number, code: self.rings.exchange(
             number, teach=code == Code.NOT_READY
         )
@@ -179,6 +184,7 @@ class Node:
         `reopened`: this process had the disk open when it failed.
         """
         ring = self.disk.ring()
+        await self.settings.load()
         self.standing.load(self.disk.standing())
         lost = self.disk.lost_writes(self._clean is not None, self._boot)
         # What a failed sync was about may be gone from the page cache too.
@@ -310,7 +316,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """`GET /admin/status`."""
-        config, ring = self.config, self.topology.ring
+        config, ring, settings = self.config, self.topology.ring, self.settings.now
         facts = self.facts()
         return {
             "cluster_id": config.cluster_id.hex(),
@@ -335,9 +341,10 @@ class Node:
             "durability": config.durability,
             "quorum": {
                 "n": None if ring is None else ring.replication,
-                "r": config.r,
-                "w": config.w,
+                "r": settings.r,
+                "w": settings.w,
             },
+            "settings": settings.to_json(),
             "uptime_seconds": round(asyncio.get_running_loop().time() - self._started, 3),
             "pid": os.getpid(),
         }

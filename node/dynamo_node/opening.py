@@ -100,7 +100,7 @@ def _not_permitted(data_dir: Path, error: OSError) -> CallerError:
         whose = f"{where} can't be looked at"
     return CallerError(
         f"data_dir {data_dir}: {error.strerror}: {whose}, and this process runs as uid "
-        f"{os.getuid()}, which has to read and write there"
+        f"{os.getuid()}, which has to read and write there (in Kubernetes: fsGroup)"
     )
 
 

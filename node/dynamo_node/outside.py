@@ -1,15 +1,20 @@
 """Outside: what a node takes from the world beside its event loop.
 
-Owns randomness, the wall clock, the name of this boot and the opening of the
-store, gathered in one value that is passed in: the simulator gives every node
+Owns randomness, the wall clock, the name of this boot, the resolver of hosts' names and
+the opening of the store, gathered in one value that is passed in: the simulator gives every node
 its own, so that a run follows from one seed. Time that orders or bounds
 anything is the loop's; the wall clock only dates values for people.
 """
 
+import asyncio
 import os
+import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dynamo_core.errors import CallerError
@@ -73,6 +78,33 @@ def size_bytes(config: Config) -> int:
     return found.f_blocks * found.f_frsize
 
 
+def look_up(host: str) -> "asyncio.Future[list[str]]":
+    """The addresses of a host by the system's resolver, or OSError.
+
+    In a thread of its own that nobody waits for: a resolver that hangs would hold up the
+    loop's end, and with it the process's, for as long as it pleases (uvloop's own waits).
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str]] = loop.create_future()
+
+    def work() -> None:
+        try:
+            infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            tell = partial(found.set_result, list(dict.fromkeys(str(i[4][0]) for i in infos)))
+        except OSError as error:
+            tell = partial(found.set_exception, error)
+        except UnicodeError as error:  # not what a name can be
+            tell = partial(found.set_exception, OSError(str(error)))
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell)
+
+    try:
+        threading.Thread(target=work, name="look-up", daemon=True).start()
+    except RuntimeError as error:
+        found.set_exception(OSError(str(error)))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Outside:
     """One node's world; the defaults are the real one."""
@@ -83,6 +115,7 @@ class Outside:
     open_store: Callable[[Config, bool], Store] = open_rocksdb
     free_bytes: Callable[[Config], int] = free_bytes
     size_bytes: Callable[[Config], int] = size_bytes
+    look_up: "Callable[[str], asyncio.Future[list[str]]]" = look_up
 
 
 REAL = Outside()

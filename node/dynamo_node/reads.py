@@ -60,7 +60,7 @@ class GetOperation(InFlight):
             topology.healthy,
             floor,
             floor_round,
-            coordinator.w,
+            request.settings.w,
         )
 
     def start(self) -> None:

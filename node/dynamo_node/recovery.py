@@ -149,11 +149,12 @@ class Recovery:
         merged = {*merging, *sources.too_old}
         lack = node.standing.lack(partition)
         doubtful = self._doubtful.get(partition, set())
-        verdict = recovery.judge(lack, stands, merged, node.config.w, doubtful)
+        settings = node.settings.now
+        verdict = recovery.judge(lack, stands, merged, settings.w, doubtful)
         if not verdict.counts:
             self._wait(partition, verdict.waits_for)
             return
-        needed = slots.needed_to_claim(row, node.config.r, node.config.w)
+        needed = slots.needed_to_claim(row, settings.r, settings.w)
         for slot in claimed(custody):
             if not custody.recovered(slot, row[slot], merged, needed):
                 self._wait(partition, "owners that can't be reached")

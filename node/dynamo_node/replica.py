@@ -47,7 +47,7 @@ class NewWrite:
     """What a coordinator mints: `value` None is a tombstone.
 
     `adopt_clock` is lastWriteWins' put without a context: it takes the local
-    object's clock as its own.
+    object's clock as its own. `limits` are those that the write began with.
     """
 
     context: Clock
@@ -56,6 +56,7 @@ class NewWrite:
     written_ms: int
     content_type: str
     value: bytes | None
+    limits: Limits
 
 
 class Replica:
@@ -64,13 +65,11 @@ class Replica:
     def __init__(
         self,
         disk: Disk,
-        limits: Limits,
         outside: Outside = REAL,
         hints_bytes_max: int = HINTS_BYTES_MAX,
     ) -> None:
         self._disk = disk
         self._store = disk.store
-        self._limits = limits
         self._outside = outside
         self._turns = Turns(disk.store)
         self._partitions = 1
@@ -343,7 +342,7 @@ class Replica:
     def _check_limits(self, result: Object, obj: bytes, write: NewWrite) -> None:
         if write.value is None:  # a delete is always written
             return
-        limits, clock = self._limits, result.clock
+        limits, clock = write.limits, result.clock
         if (entries := len(clock.vector) + len(clock.dots)) > CLOCK_ENTRIES_MAX:
             raise RefusedError(
                 Kind.TOO_MANY_SIBLINGS,

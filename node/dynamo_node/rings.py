@@ -83,7 +83,7 @@ class Rings:
 
     def _check_fixed(self, ring: Ring) -> None:
         """Raise CallerError for a ring that changes what is fixed, or can't serve r and w."""
-        held, config = self._topology.ring, self._node.config
+        held, settings = self._topology.ring, self._node.settings.now
         if held is not None and held.partitions != ring.partitions:
             raise CallerError(
                 f"partitions is {ring.partitions}; it is fixed for life at {held.partitions}"
@@ -92,7 +92,7 @@ class Rings:
             raise CallerError(
                 f"replication is {ring.replication}; it is fixed for life at {held.replication}"
             )
-        for name, value in (("r", config.r), ("w", config.w)):
+        for name, value in (("r", settings.r), ("w", settings.w)):
             if value > ring.replication:
                 raise CallerError(
                     f"the ring's replication is {ring.replication}, but this node's quorum.{name} "
@@ -152,6 +152,7 @@ class Rings:
             lambda: self._topology.name,
             self._node.config.timing.suspect_ms / 1000,
             lambda: self._node.outside.random_bytes(16),
+            self._node.names.addresses,
         )
 
         def up(link: Link) -> None:

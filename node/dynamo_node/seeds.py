@@ -51,6 +51,7 @@ class Seeds:
                 lambda: NO_RING,
                 config.timing.suspect_ms / 1000,
                 lambda: node.outside.random_bytes(16),
+                node.names.addresses,
             )
             links.append(link)
         try:

@@ -82,7 +82,7 @@ class Service:
 
     def client_frame_bytes_max(self) -> int:
         """Room for the largest value that is taken, its key and a long context."""
-        return self._node.config.limits.value_bytes_max + CLIENT_FRAME_ROOM
+        return self._node.settings.now.limits.value_bytes_max + CLIENT_FRAME_ROOM
 
     def handle(self, caller: Inbound, frame: Frame) -> None:
         if frame.remaining_ms == 0:

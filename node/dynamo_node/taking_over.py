@@ -179,7 +179,7 @@ class TakingOver:
 
     async def _pay(self, size: int) -> None:
         """Wait until so many bytes are due, all partitions together."""
-        ceiling = self._node.config.limits.transfer_bytes_per_second_max
+        ceiling = self._node.settings.now.limits.transfer_bytes_per_second_max
         if ceiling:
             self._free_at = max(self._free_at, self._loop.time()) + size / ceiling
             await asyncio.sleep(self._free_at - self._loop.time())
@@ -274,7 +274,7 @@ class TakingOver:
         node, partition = self._node, custody.partition
         slot, source = step.slot, step.source
         token = source.handed_to(node.topology.number)
-        effect = custody.walked(slot, source, walked.state.committed, node.config.w)
+        effect = custody.walked(slot, source, walked.state.committed, node.settings.now.w)
         node.custodies.carry_out(partition, effect)
         held = custody.held.get(slot)
         if held is None or held.token != token:
@@ -307,7 +307,7 @@ class TakingOver:
 
     async def tell(self, custody: Custody) -> None:
         """Let the other holders know of a tenure that was taken; raises NotGiven if too few can."""
-        node, partition, w = self._node, custody.partition, self._node.config.w
+        node, partition, w = self._node, custody.partition, self._node.settings.now.w
         if not taken(custody):
             return
 

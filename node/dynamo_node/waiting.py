@@ -15,6 +15,7 @@ from aiohttp import web
 from dynamo_core.objects import FEATURE_LEVEL
 from dynamo_node import __version__, problems
 from dynamo_node.admin import authorize
+from dynamo_node.admin_token import AdminToken
 from dynamo_node.config import Config
 from dynamo_node.disk_health import FAILED
 from dynamo_node.http_server import guarded
@@ -27,10 +28,10 @@ STATE: Final = "failed"
 class Waiting:
     """The answers of one time without a node."""
 
-    def __init__(self, config: Config, trouble: Trouble) -> None:
+    def __init__(self, config: Config, trouble: Trouble, token: AdminToken) -> None:
         self._config = config
         self._trouble = trouble
-        self._token = config.admin_token.encode()
+        self._token = token
         self.client = guarded(self._client)
         self.admin = guarded(self._admin)
 
@@ -78,7 +79,8 @@ class Waiting:
                 "tried_again": not self._trouble.final,
             },
             "durability": config.durability,
-            "quorum": {"n": None, "r": config.r, "w": config.w, **last.get("quorum", {})},
+            "quorum": {"n": None, "r": None, "w": None, **last.get("quorum", {})},
+            "settings": None,
             "pid": os.getpid(),
         }
 

@@ -21,7 +21,7 @@ def refusal(ring: Ring, member: Member, nodes: Mapping[str, ObservedNode]) -> st
     """
     name = member.name
     node = nodes.get(name)
-    if node is not None and (node.running or node.status is not None):
+    if node is not None and (node.status is not None or (node.running and not node.failing)):
         return f"{name} runs: only a node that is down can be given up"
     if ring.replication == 1:
         return f"{name} can't be given up: with one replica nobody else holds what it holds"

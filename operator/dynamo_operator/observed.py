@@ -7,10 +7,10 @@ and judging what is seen (`proof` and its neighbours).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynamo_core.ring import Ring
-from dynamo_operator.spec import DynamoCluster
+from dynamo_operator.spec import DynamoCluster, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,21 @@ class DiskSpace:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """What a node is told while it runs: the spec's `quorum.r`, `quorum.w` and `limits`."""
+
+    r: int
+    w: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """What a node says of itself, already checked to be of this cluster and name.
 
     handover: None from a node that doesn't tell; then nothing is proven by it.
+    hints_for: hints and marks that it keeps for others, by the target's name.
+    settings: in force now, fsynced; None from a node that doesn't tell: then none are put.
     """
 
     number: int | None
@@ -64,15 +75,20 @@ class NodeStatus:
     ready: bool
     handover: Handover | None = None
     disk: DiskSpace | None = None  # None if it doesn't tell
+    hints_for: Mapping[str, int] = field(default_factory=dict)
+    settings: LiveSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedNode:
     """One node as it is now. No status means unknown, never absent.
 
+    running: its process, or its pod's container, runs now.
     held: a person stopped it and wants it to stay down.
-    settings_hash: of the settings that its process or pod was started with, "" if unknown.
+    settings_hash: the revision that its process or pod was started with, "" if unknown.
     when_scaled: Retain or Delete, as its pool last wanted: it may be gone from the spec.
+    failing: whoever runs it knows that it doesn't serve (a pod that can't be started or ends
+    again and again). Mere silence is not that: others may reach a node that we can't.
     """
 
     name: str
@@ -82,10 +98,16 @@ class ObservedNode:
     settings_hash: str
     status: NodeStatus | None
     when_scaled: str = "Retain"
+    failing: bool = False
 
     @property
     def ready(self) -> bool:
-        return self.status is not None and self.status.ready
+        return self.status is not None and self.status.ready and not self.failing
+
+    @property
+    def serves_nobody(self) -> bool:
+        """Whether that is known, by its own word or that of whoever runs it."""
+        return self.failing or (self.status is not None and not self.status.ready)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +119,11 @@ class Observed:
     the spec or the ring names, and whatever else there still is of this cluster.
     give_up: numbers of nodes that a person has given up. settled: the last decided ring
     under which everything lay where it should; who changes his mind goes back to it.
+    revisions: by node, what its process or pod should be started with, to be compared with
+    `settings_hash`; a node without one is restarted by nobody.
+
+    For a ring that was lost: may_know are names of nodes that may hold it, though nobody wants
+    them; unheard are names of those whose word a person has said not to wait for.
     """
 
     cluster_id: str
@@ -105,3 +132,6 @@ class Observed:
     nodes: Mapping[str, ObservedNode]
     give_up: tuple[int, ...] = ()
     settled: Ring | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    may_know: tuple[str, ...] = ()
+    unheard: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from dynamo_operator.layout import places
 from dynamo_operator.observed import Observed, ObservedNode
 from dynamo_operator.proof import moving
 from dynamo_operator.refusals import refused
-from dynamo_operator.rolling import roll, settings_hash
+from dynamo_operator.rolling import at_once, in_turn, is_old, puts
 from dynamo_operator.spec import DynamoCluster
 from dynamo_operator.steps import (
     AcceptSpec,
@@ -113,10 +113,13 @@ def _steps(cluster: DynamoCluster, observed: Observed, now: str) -> list[Step]:
         steps.append(CreateIdentity())
     if ring is None:
         # A ring that was lost may name nodes that are not wanted any more: all are asked.
-        known = list(nodes.values()) if observed.accepted else wanted
-        return steps + _starts(known) + _first_ring(cluster, observed, wanted, known, now)
+        extra = nodes if observed.accepted else observed.may_know
+        known = [*wanted, *(nodes[name] for name in extra if nodes[name] not in wanted)]
+        steps += (*_starts(known), *puts(cluster, known), *at_once(known, observed, None))
+        return steps + _first_ring(cluster, observed, wanted, known, now)
     named = [nodes[member.name] for member in (*ring.members, *ring.leaving)]
-    steps += _starts([*wanted, *(node for node in named if node not in wanted)])
+    all_nodes = [*wanted, *(node for node in named if node not in wanted)]
+    steps += (*_starts(all_nodes), *puts(cluster, all_nodes), *at_once(all_nodes, observed, ring))
     above = [node for node in nodes.values() if _ring_name(node) > (ring.epoch, ring.id)]
     if above:
         return [*steps, Blocked(_above(above[0], ring))]
@@ -129,10 +132,12 @@ def _steps(cluster: DynamoCluster, observed: Observed, now: str) -> list[Step]:
         steps.append(AwaitRing(behind, ring.epoch))
     steps += (*leftovers, *turn.due)
     members = [node for node in wanted if ring.member_named(node.name)]
-    waiting = tuple(node.name for node in members if not node.ready and not node.held)
+    # Silence is no leave to restart, but no reason to wait either: an old one has its turn.
+    mute = {n.name for n in members if is_old(n, observed) and not n.ready and not n.serves_nobody}
+    waiting = tuple(n.name for n in members if not n.ready and not n.held and n.name not in mute)
     if waiting:
         steps.append(AwaitReady(waiting))
-    steps += (*roll(members, settings_hash(cluster)), *turn.later)
+    steps += (*in_turn(members, observed, ring), *turn.later)
     moves = moving(ring, nodes)
     return [*steps, moves] if moves else steps
 
@@ -150,15 +155,17 @@ def _first_ring(
 ) -> list[Step]:
     """The first ring waits for every disk's id, never for readiness.
 
-    If any node holds a ring already, the decided one was lost: it is taken back
-    from the nodes, once all have answered, and never made up anew.
+    If any node holds a ring already, the decided one was lost: it is taken back from the nodes,
+    once all have answered that a person hasn't given up, and never made up anew.
     """
-    unknown = tuple(node.name for node in known if node.status is None)
-    held = [node.name for node in known if node.held and node.status is None]
+    holders = [node for node in known if node.status is not None and node.status.ring_epoch]
+    unheard = observed.unheard if holders else ()
+    silent = [node for node in known if node.status is None and node.name not in unheard]
+    unknown = tuple(node.name for node in silent)
+    held = [node.name for node in silent if node.held]
     if held:
         who = ", ".join(held)
         return [Blocked(f"the first ring must name every node's disk, and {who} is held down")]
-    holders = [node for node in known if node.status is not None and node.status.ring_epoch]
     steps: list[Step] = [AwaitStatus(unknown)] if unknown else []
     if holders:
         best = max(holders, key=_ring_name)

@@ -181,10 +181,38 @@ class AwaitReady:
 
 
 @dataclass(frozen=True, slots=True)
-class RestartNode:
-    """Stop a node gracefully and start it with the present settings."""
+class AwaitWhole:
+    """Look again until every other member can do without the node that is restarted next.
+
+    waits: who isn't so far, and why, as clauses.
+    """
 
     node: str
+    waits: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"wait with the restart of {self.node}: {', '.join(self.waits)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutSettings:
+    """Tell a running node the live settings of the spec; the order among nodes is no matter."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return f"put the settings to {self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class RestartNode:
+    """Stop a node gracefully and start it with the present settings.
+
+    serving: whether clients lose it meanwhile. One that serves nobody needs nobody's leave.
+    """
+
+    node: str
+    serving: bool = True
 
     def __str__(self) -> str:
         return f"restart {self.node} with its new settings"
@@ -214,20 +242,27 @@ Step = (
     | AwaitMoves
     | RemoveNode
     | AwaitReady
+    | AwaitWhole
+    | PutSettings
     | RestartNode
     | Blocked
 )
+
+
+_ALIKE: dict[type, str] = {
+    StartNode: "start",
+    PostRing: "post the ring to",
+    PutSettings: "put the settings to",
+}
 
 
 def told(steps: Iterable[Step]) -> list[str]:
     """Steps for people, one line each; the same done to one node after another is one line."""
     lines: list[str] = []
     for kind, group in groupby(steps, type):
-        if kind in (StartNode, PostRing):
-            nodes = [step.node for step in group if isinstance(step, StartNode | PostRing)]
-            lines.append(
-                f"{'start' if kind is StartNode else 'post the ring to'} {', '.join(nodes)}"
-            )
+        if kind in _ALIKE:
+            nodes = [s.node for s in group if isinstance(s, StartNode | PostRing | PutSettings)]
+            lines.append(f"{_ALIKE[kind]} {', '.join(nodes)}")
         else:
             lines += map(str, group)
     return lines

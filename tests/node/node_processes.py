@@ -26,12 +26,13 @@ from dynamo_core.ring import Ring
 CLUSTER_ID = "ab" * 16
 SECRET = "cd" * 32
 UP_S = 30.0
+REPAIR_S = 60.0
 POLL_S = 0.02
 
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = 15.0, wanted: object = None) -> T:
+def until(condition: Callable[[], T], what: str, seconds: float = UP_S, wanted: object = None) -> T:
     """Ask until the condition is truthy (or equals `wanted`) and return it; fails at the end."""
     deadline = time.monotonic() + seconds
     while True:
@@ -120,6 +121,8 @@ class NodeProcess:
         self.config_path = folder / f"{name}.json"
         self.process: subprocess.Popen[bytes] | None = None
         self.program: tuple[str, ...] = ("-m", "dynamo_node")
+        self.more: tuple[str, ...] = ()
+        """Further words of its command line."""
         self.settings = {
             "cluster": {"name": "cart", "id": CLUSTER_ID},
             "keys": [{"id": 1, "secret": SECRET}],
@@ -143,7 +146,7 @@ class NodeProcess:
         self.config_path.write_text(json.dumps(self.settings))
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *program, "--config", str(self.config_path)],
+                [sys.executable, *program, "--config", str(self.config_path), *self.more],
                 stdout=log,
                 stderr=log,
             )
@@ -214,6 +217,17 @@ class NodeProcess:
 
     def admin(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
         return self._once(self.admin_port, method, path, body, headers)
+
+    def repair(self, query: str = "") -> Any:
+        """What a comparison of everything came to: it is answered when that has ended.
+
+        It keeps to the share of background work, which is small after a start and under load.
+        """
+        connection = Connection(self.admin_port, REPAIR_S)
+        try:
+            return connection.ask("POST", f"/admin/repair{query}").json
+        finally:
+            connection.close()
 
     def _once(
         self, port: int, method: str, path: str, body: bytes | None, headers: Mapping[str, str]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.node.node_processes import Cluster, NodeProcess, until
 
 from dynamo_core import objects, records
@@ -20,8 +19,6 @@ Q = 16
 QUICK = {"drain_ms": 50, "antientropy_ms": 100, "recheck_ms": 100}
 SLOW = {"drain_ms": 50, "antientropy_ms": 600_000, "recheck_ms": 100}
 KEYS = [b"key%d" % n for n in range(120)]
-
-pytestmark = pytest.mark.timeout(90)
 
 
 def _blind(actor: int, value: bytes) -> bytes:
@@ -153,7 +150,7 @@ def test_an_operator_has_everything_repaired_at_once(make_cluster: Callable[...,
             _put(store, trees, key, None)
 
     _behind_its_back(third, lose)
-    report = first.admin("POST", "/admin/repair").json
+    report = first.repair()
     assert report["peers"] == [second.name, third.name]
     assert report["unreachable"] == [third.name]
     assert (report["keys_sent"], report["keys_received"]) == (0, 0)
@@ -161,15 +158,15 @@ def test_an_operator_has_everything_repaired_at_once(make_cluster: Callable[...,
     cluster.wait_whole()
     partition = partition_of(position(KEYS[0]), Q)
     alone = [key for key in KEYS if partition_of(position(key), Q) == partition]
-    report = first.admin("POST", f"/admin/repair?partition={partition}").json
+    report = first.repair(f"?partition={partition}")
     assert (report["partitions_compared"], report["partitions_differing"]) == (1, 1)
     assert report["keys_sent"] == len(alone)
-    report = third.admin("POST", "/admin/repair").json
+    report = third.repair()
     assert report["keys_received"] == len(KEYS) - len(alone)
     assert report["failed"] == {}
     assert report["bytes"] > 0
     assert report["partitions_compared"] == Q
-    report = second.admin("POST", "/admin/repair").json
+    report = second.repair()
     assert (report["keys_sent"], report["keys_received"], report["partitions_differing"]) == (
         0,
         0,
@@ -200,9 +197,7 @@ def test_two_nodes_that_compare_with_each_other_at_once_repair_all(
     cluster.wait_whole()
     reports: list[Any] = []
     askers = [
-        threading.Thread(
-            target=lambda node=node: reports.append(node.admin("POST", "/admin/repair").json)
-        )
+        threading.Thread(target=lambda node=node: reports.append(node.repair()))
         for node in cluster.nodes
     ]
     for asker in askers:

@@ -3,27 +3,17 @@
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dynamo_node import meta
 from dynamo_node.awaiting import all_told, told
-from dynamo_node.config import Limits
 from dynamo_node.disk import Disk
 from dynamo_node.replica import Replica
 from dynamo_node.storage import META, UNREAD, Done, StorageError, Store
 
 pytestmark = pytest.mark.timeout(20)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = Store(tmp_path / "db", sync=True, memory_bytes=16 << 20)
-    yield opened
-    await opened.close()
 
 
 async def test_a_callback_is_waited_for_and_its_error_is_raised(store: Store) -> None:
@@ -68,7 +58,7 @@ async def test_it_begins_at_once_and_the_loop_hears_of_no_error_that_nobody_want
 async def test_whoever_was_cancelled_stops_no_other_who_waits_for_the_same_read(
     store: Store,
 ) -> None:
-    replica = Replica(Disk(store, "00" * 16, fresh=True), Limits())
+    replica = Replica(Disk(store, "00" * 16, fresh=True))
     loads: list[Any] = []
     store.peek = lambda family, key: UNREAD  # type: ignore[method-assign]
     store.load = lambda family, key, done: loads.append(done)  # type: ignore[method-assign]

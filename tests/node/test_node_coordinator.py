@@ -62,7 +62,7 @@ async def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     topology.table.adopt(ring)
     topology.counting.update(range(ring.partitions))
     topology.adopt(ring, 1, lambda number: pytest.fail("no peers"))
-    replica = Replica(disk, config.limits)
+    replica = Replica(disk)
     replica.minter = Minter(1, b"incarn-1", 1, 1 << 30)
     db: Any = store._db
     yield Alone(Coordinator(config, topology, replica), store, db, [])

@@ -12,8 +12,6 @@ from tests.node.disks import FAILING_ROCKSDB, SmallDisk, failing_disk, small_dis
 from tests.node.node_load import Load
 from tests.node.node_processes import Cluster, NodeProcess, until
 
-pytestmark = pytest.mark.timeout(90)
-
 EIO = "IO error: Input/output error: While fdatasync: 000008.log"
 
 
@@ -158,7 +156,7 @@ def test_a_drive_that_is_pulled_and_put_back(form: Callable[..., Cluster], tmp_p
             until(lambda: _store(node)["state"], "its disk has failed", wanted="failed")
             assert "Input/output error" in _store(node)["reason"]
             until(drive.unmount, "the node has let go of it")
-            until(lambda: "is empty, and this process had" in _store(node)["reason"], "gone", 20)
+            until(lambda: "is empty, and this process had" in _store(node)["reason"], "gone")
             assert not list(drive.path.iterdir()), "nothing is made where it was"
             assert drive.mount().returncode == 0
             node.wait_ready()
@@ -188,7 +186,7 @@ def test_a_sync_that_fails(form: Callable[..., Cluster], tmp_path: Path, durabil
         until(lambda: len(load.acknowledged) > 20, "writes")
         failing.write_text(EIO)
         if durability == "buffered":  # nothing is synced for a plain write there
-            node.admin("POST", "/admin/repair")
+            node.repair()
         until(lambda: _store(node)["state"], "its disk has failed", wanted="failed")
         assert "Input/output error" in _store(node)["reason"]
         many = len(load.acknowledged)

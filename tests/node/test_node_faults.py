@@ -216,7 +216,3 @@ def test_a_forwarded_write_is_coordinated_by_an_owner(
         assert outsider.put(key, b"w", written.context).status == 204
         assert outsider.delete(key).status == 204
     assert not any(node.status()["hints_pending"] for node in made.nodes)
-
-
-def test_all_nodes_live_and_no_log_holds_a_traceback(cluster: Cluster) -> None:
-    cluster.assert_clean()

@@ -33,7 +33,7 @@ def test_what_a_node_says_reaches_the_others_and_the_history_survives(
     history = first.admin("GET", "/admin/history").json
     assert [act["event"] for act in history["ring"]] == ["created"] * 3
     assert {e["event"] for e in history["events"]} == {"started", "joined"}
-    until(lambda: _seen(first, victim.name)["keys"], "its keys are told", 20, wanted=5)
+    until(lambda: _seen(first, victim.name)["keys"], "its keys are told", wanted=5)
 
     before = victim.status()["incarnation"]
     victim.terminate()

@@ -4,8 +4,9 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from bench.ports import free_ports
 from tests.node.node_load import Load
-from tests.node.node_processes import Cluster, NodeProcess, free_ports, until
+from tests.node.node_processes import Cluster, NodeProcess, until
 
 from dynamo_core.placement import Candidate, next_ring
 from dynamo_core.ring import Ring

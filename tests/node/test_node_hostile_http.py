@@ -327,7 +327,3 @@ def test_the_admin_port_is_as_hard_to_hurt(cluster: Cluster, requests: list[byte
     received = _exchange(cluster.nodes[1].admin_port, [stream])
     for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", received):
         assert int(status) < 500 or int(status) == 503
-
-
-def test_all_nodes_live_and_no_log_holds_a_traceback(cluster: Cluster) -> None:
-    cluster.assert_clean()

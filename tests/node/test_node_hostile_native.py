@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.node.node_processes import CLUSTER_ID, SECRET, Cluster, NodeProcess, until
+from tests.node.node_processes import CLUSTER_ID, SECRET, Cluster, NodeProcess
 
 from dynamo_core import wire
 from dynamo_core.contexts import Keyring
@@ -387,9 +387,3 @@ def test_connections_that_stop_in_mid_handshake_are_ended(
         said = connection.rest()
         assert [f.type for f in said] in ([], [Type.CHALLENGE])
     assert time.monotonic() - began >= HANDSHAKE_TIMEOUT_S - 0.5
-
-
-def test_all_nodes_live_and_no_log_holds_a_traceback(cluster: Cluster) -> None:
-    cluster.assert_clean()
-    for node in cluster.nodes:
-        until(lambda node=node: set(node.peers().values()) == {"up"}, "every peer answers")

@@ -124,3 +124,23 @@ async def test_a_proof_alone_makes_no_incarnation_the_newest() -> None:
     say(Type.PING, b"")
     assert service.spoke == [PEER.incarnation]
     assert service.handled == [Type.PING] * 2
+
+
+async def test_a_connected_client_may_send_longer_values_as_soon_as_the_limit_allows_them() -> None:
+    service = _Service()
+    bounds = [1 << 20]
+    service.client_frame_bytes_max = lambda: bounds[0]  # type: ignore[method-assign]
+    client, peer = (Inbound(cast(Any, service), set()) for _ in range(2))
+    for connection, hello in (
+        (client, ClientCaller("client", "me", b"n" * 16).hello()),
+        (peer, Caller(PEER, "me", b"n" * 16).hello()),
+    ):
+        connection.connection_made(cast(Any, _Transport()))
+        connection.data_received(pack_frame(Type.HELLO, 0, NO_DEADLINE, NO_RING, hello))
+    before = peer.reader.frame_bytes_max
+    for bound, allowed in ((4 << 20, 4 << 20), (1 << 10, 4 << 20)):
+        bounds[0] = bound
+        client.limits_changed()
+        peer.limits_changed()
+        assert client.reader.frame_bytes_max == allowed, "what is on its way isn't cut off"
+        assert peer.reader.frame_bytes_max == before

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from bench.ports import free_ports
 
 from dynamo_core.contexts import Keyring
 from dynamo_core.frames import NO_DEADLINE, NO_RING, Frame, FrameReader, pack_frame
@@ -38,8 +39,8 @@ async def _peer(
                 answer(frame, writer)
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    (port,) = free_ports(1)
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
     member = Member(2, "peer", "", "1", "127.0.0.1", port, port, port, "0" * 32)
     link = Link(member, me, lambda: NO_RING, 1.0)
     link.start()

@@ -41,7 +41,8 @@ class Bench:
         self.path = path
         self.store = Store(path, sync=True, memory_bytes=16 << 20)
         self.db: Any = self.store._db
-        self.replica = Replica(Disk(self.store, "00" * 16, fresh=True), Limits(siblings_max=3))
+        self.replica = Replica(Disk(self.store, "00" * 16, fresh=True))
+        self.limits = Limits(siblings_max=3)
         self.replica.minter = Minter(1, b"incarn-1", 1, 1 << 30)
 
     def merge(self, obj: bytes) -> "asyncio.Future[None]":
@@ -58,7 +59,9 @@ class Bench:
         """(object, context of the write), once it is safe."""
         future: asyncio.Future[tuple[bytes, Clock]] = asyncio.get_running_loop().create_future()
         made: list[tuple[bytes, Clock]] = []
-        write = NewWrite(context, adopt, bytes(15) + b"%c" % len(value or b""), 0, "", value)
+        write = NewWrite(
+            context, adopt, bytes(15) + b"%c" % len(value or b""), 0, "", value, self.limits
+        )
 
         def done(error: BaseException | None) -> None:
             if error is None:
@@ -174,7 +177,7 @@ async def test_a_mint_and_a_merge_in_one_tick(fresh: Bench) -> None:
 
 
 async def test_many_mints_in_one_tick_issue_each_dot_once(fresh: Bench) -> None:
-    fresh.replica._limits = Limits(siblings_max=100)
+    fresh.limits = Limits(siblings_max=100)
     made = await asyncio.gather(*(fresh.mint(b"x" * at) for at in range(50)))
     dots = [
         max(s.dot for s in objects.from_bytes(obj).siblings if s.value == b"x" * at)
@@ -190,7 +193,7 @@ async def test_a_dot_is_in_the_batch_before_it_leaves_and_safe_before_it_is_told
 ) -> None:
     fresh.db.sync_gate.clear()
     order: list[str] = []
-    write = NewWrite(EMPTY, False, bytes(16), 0, "", b"v")
+    write = NewWrite(EMPTY, False, bytes(16), 0, "", b"v", Limits())
     done = asyncio.Event()
 
     def minted(obj: bytes, context: Clock, reap_round: int) -> None:
@@ -370,7 +373,7 @@ async def test_of_a_store_that_has_failed_everybody_is_told_by_the_way_asked_for
     replica.merge(KEY, digest, _blind(1, b"v"), 0, told.append)
     replica.reap(PLACE, bytes(16), told.append)
     replica.hints.keep(KEY, digest, 2, _blind(1, b"v"), Stamp(0, *NO_RING), told.append)
-    write = NewWrite(EMPTY, False, bytes(16), 0, "", b"v")
+    write = NewWrite(EMPTY, False, bytes(16), 0, "", b"v", Limits())
     replica.mint(KEY, digest, 0, write, never, told.append, never)
     assert [type(error) for error in told] == [StorageError] * 6
     replica.hints.forget(PLACE, b"")

@@ -20,7 +20,8 @@ from tests.node.node_processes import (
 
 from dynamo_core.errors import CallerError
 from dynamo_core.placement import Candidate, first_ring
-from dynamo_node.config import load, parse
+from dynamo_node.config import parse
+from dynamo_node.config_files import load
 
 
 def _node(folder: Path, name: str = "solo", **settings: Any) -> NodeProcess:
@@ -57,7 +58,7 @@ def _refused(node: NodeProcess) -> str:
         ({"quorum": {"R": 1}}, "quorum.R: not a setting; known here: r, w"),
         ({"durability": "maybe"}, "durability: 'maybe'; one of sync, buffered is needed"),
         ({"keys": []}, "keys: []; a list with at least one key"),
-        ({"keys": [{"id": 1, "secret": "5ec4e7"}]}, "keys[0].secret: 'a text'; 64 hexadecimal"),
+        ({"keys": [{"id": 1, "secret": "5ec4e7"}]}, "keys[0].secret: a text; 64 hexadecimal"),
         ({"cluster": {"name": "c", "id": "xyz"}}, "cluster.id: 'xyz'; 32 hexadecimal digits"),
         ({"host": "0.0.0.0"}, "admin needs a bearer token there"),
         ({"nmae": "x"}, "nmae: not a setting"),
@@ -85,7 +86,7 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str | None, why: 
     if text is not None:
         path.write_text(text)
     with pytest.raises(CallerError, match=why) as refused:
-        load(path)
+        load([path])
     assert str(refused.value).startswith(f"{path}: ")
 
 

@@ -18,7 +18,6 @@ from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.records import Record
 from dynamo_core.ring import partition_of, position
 from dynamo_core.versions import EMPTY, Clock
-from dynamo_node.config import Limits
 from dynamo_node.digests import partition_range, recomputed
 from dynamo_node.disk import Disk
 from dynamo_node.replica import Replica
@@ -40,7 +39,7 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.store = Store(path / "db", sync=True, memory_bytes=16 << 20)
         self.trees = Trees(self.store)
-        self.replica = Replica(Disk(self.store, "00" * 16, fresh=True), Limits())
+        self.replica = Replica(Disk(self.store, "00" * 16, fresh=True))
         self.replica.ring_has(Q)
         self.replica.on_change.append(self.trees.changed)
 

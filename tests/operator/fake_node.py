@@ -37,6 +37,13 @@ class FakeNode:
         if held["cluster"] != config["cluster"]["id"]:
             fail(f"the disk {self.data} belongs to the cluster {held['cluster']}")
         self.disk_id = held["id"]
+        self.in_file = {name: config[name] for name in ("quorum", "limits")}
+        self.settings = self.in_file
+        put = self.data / "settings.json"
+        if put.exists():
+            note = json.loads(put.read_text())
+            if note["over"] == self.in_file:
+                self.settings = note["put"]
         ring = self.data / "ring.json"
         self.ring = Ring.from_bytes(ring.read_bytes()) if ring.exists() else None
 
@@ -59,10 +66,24 @@ class FakeNode:
             "keys": 0,
             "hints_pending": {},
             "durability": self.config["durability"],
-            "quorum": {"n": ring.replication if ring else 0, **self.config["quorum"]},
+            "quorum": {"n": ring.replication if ring else 0, **self.settings["quorum"]},
+            "settings": self.settings,
             "uptime_seconds": time.monotonic() - STARTED,
             "pid": os.getpid(),
         }
+
+    def get_settings(self) -> Answer:
+        return 200, self.settings
+
+    def put_settings(self, body: bytes) -> Answer:
+        put = {name: {**self.in_file[name], **json.loads(body)[name]} for name in self.in_file}
+        for name, count in put["quorum"].items():
+            if count > (self.ring.replication if self.ring else 255):
+                return problem(400, "bad settings", f"quorum.{name}: {count}")
+        note = {"over": self.in_file, "put": put}
+        (self.data / "settings.json").write_text(json.dumps(note))
+        self.settings = put
+        return 200, put
 
     def handover(self) -> dict[str, Any]:
         facts = {"open_slots": 0, "records": 0, "hints": 0, "pulling": 0, "drained": False}
@@ -108,8 +129,15 @@ def handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            routes = {"/admin/status": node.status, "/admin/ring": node.get_ring}
+            routes = {
+                "/admin/status": node.status,
+                "/admin/ring": node.get_ring,
+                "/admin/settings": node.get_settings,
+            }
             self.answer(*routes[self.path]())
+
+        def do_PUT(self) -> None:
+            self.answer(*node.put_settings(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def do_POST(self) -> None:
             self.answer(*node.post_ring(self.rfile.read(int(self.headers["Content-Length"]))))

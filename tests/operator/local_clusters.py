@@ -1,10 +1,7 @@
 """The command line of a local cluster in a folder of its own, for tests from outside."""
 
-import contextlib
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,26 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.ports import free_base
 from click.testing import CliRunner
 
 from dynamo_operator.local import cli, processes
 from dynamo_operator.local.folder import Folder
 
 DEADLINE_SECONDS = 30
+NODES_MAX = 8
 FAKE = Path(__file__).with_name("fake_node.py")
-
-
-def free_base() -> int:
-    """A port P such that the blocks at P-1000, P and P+1000 are free now."""
-    for base in range(21_000 + os.getpid() % 500 * 20, 60_000, 20):
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in (p + i for p in (base - 1000, base, base + 1000) for i in range(8)):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return base
-    raise AssertionError("no free ports")
 
 
 class Local:
@@ -39,7 +25,7 @@ class Local:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.port = free_base()
+        self.port = free_base(NODES_MAX)
         self.foreground: list[subprocess.Popen[str]] = []
 
     def command(self, *arguments: str) -> list[str]:

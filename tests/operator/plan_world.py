@@ -10,11 +10,18 @@ from typing import Any
 
 from dynamo_core.ring import Ring
 from dynamo_operator.layout import places
-from dynamo_operator.observed import Address, Handover, NodeStatus, Observed, ObservedNode
+from dynamo_operator.observed import (
+    Address,
+    Handover,
+    LiveSettings,
+    NodeStatus,
+    Observed,
+    ObservedNode,
+)
 from dynamo_operator.parsing import parse
 from dynamo_operator.plan import Plan, carried_out, plan
 from dynamo_operator.proof import is_settled
-from dynamo_operator.rolling import settings_hash
+from dynamo_operator.rolling import live_settings, settings_hash
 from dynamo_operator.spec import DynamoCluster
 from dynamo_operator.steps import (
     AcceptSpec,
@@ -24,10 +31,12 @@ from dynamo_operator.steps import (
     AwaitReady,
     AwaitRing,
     AwaitStatus,
+    AwaitWhole,
     Blocked,
     CreateIdentity,
     DecideRing,
     PostRing,
+    PutSettings,
     RemoveNode,
     RestartNode,
     StartNode,
@@ -72,10 +81,12 @@ class World:
     wiped: dict[str, int] = field(default_factory=dict)
     held_rings: dict[str, Ring] = field(default_factory=dict)
     at_rest: Ring | None = None
+    live: dict[str, LiveSettings] = field(default_factory=dict)
 
     def observed(self) -> Observed:
         bare = Observed("", self.ring, self.accepted, {})
-        for place in places(carried_out(self.cluster, bare)):
+        wanted = carried_out(self.cluster, bare)
+        for place in places(wanted):
             index = len(self.nodes)
             address = Address("127.0.0.1", 8100 + index, 7100 + index, 9100 + index)
             node = ObservedNode(place.name, address, False, False, "", None)
@@ -87,8 +98,9 @@ class World:
         nodes = dict(self.nodes)
         if self.ring is not None and is_settled(self.ring, nodes):
             self.at_rest = self.ring
+        revisions = dict.fromkeys(nodes, settings_hash(wanted))
         return Observed(
-            self.cluster_id, self.ring, self.accepted, nodes, self.give_up, self.at_rest
+            self.cluster_id, self.ring, self.accepted, nodes, self.give_up, self.at_rest, revisions
         )
 
     def handover(self, name: str) -> Handover | None:
@@ -157,10 +169,14 @@ class World:
                 assert not self.cluster_id
                 self.cluster_id = ID
             case StartNode(name) | RestartNode(name):
+                self.live[name] = live_settings(made.cluster)
                 self.start(name, settings_hash(made.cluster))
                 if isinstance(step, RestartNode):
                     self.restarts.append(name)
                     return False
+            case PutSettings(name):
+                self.live[name] = live_settings(made.cluster)
+                self.change(name, status=self.status(name))
             case DecideRing(_, ring, _):
                 if ring is None:
                     return False
@@ -173,14 +189,15 @@ class World:
             case RemoveNode(name, keep_data):
                 self.remove(name, keep_data)
                 self.removed.append(step)
-            case AwaitStatus() | AwaitReady() | Blocked():
+            case AwaitStatus() | AwaitReady() | AwaitWhole() | Blocked():
                 return False
             case AwaitRing() | AwaitDrained() | AwaitMoves():
                 return False
         return True
 
     def start(self, name: str, settings: str) -> None:
-        self.change(name, running=True, settings_hash=settings, status=self.status(name))
+        status = self.status(name)
+        self.change(name, running=True, failing=False, settings_hash=settings, status=status)
 
     def stop(self, name: str) -> None:
         """A person stops it, and it stays down."""
@@ -224,7 +241,18 @@ class World:
         ring = self.held_rings.get(name)
         epoch, ring_id = (ring.epoch, ring.id) if ring else (0, "")
         number, ready = self.number(name) or None, ring is not None
-        return NodeStatus(number, "1" * 16, self.disk(name), epoch, ring_id, "up", ready)
+        hints = {"somebody": count} if (count := self.hints.get(name)) else {}
+        return NodeStatus(
+            number,
+            "1" * 16,
+            self.disk(name),
+            epoch,
+            ring_id,
+            "up",
+            ready,
+            hints_for=hints,
+            settings=self.live.get(name),
+        )
 
     def settle(self, steps_max: int = 10_000, passes_max: int = 60) -> int:
         """Plans and acts until nothing is left; the number of steps done."""
@@ -276,3 +304,18 @@ def until_leaving(spec: Any, replicas: int) -> World:
     world.speed = 0
     world.passes(2)
     return world
+
+
+def acts(ring: Ring) -> list[tuple[str, str]]:
+    """What a ring's own entries of the history say."""
+    return [(entry.event, entry.name) for entry in ring.history if entry.epoch == ring.epoch]
+
+
+def names(world: World) -> list[str]:
+    assert world.ring is not None
+    return [member.name for member in world.ring.members]
+
+
+def leaving(world: World) -> list[str]:
+    assert world.ring is not None
+    return [member.name for member in world.ring.leaving]

@@ -8,7 +8,7 @@ from bench.ports import free_ports
 from tests.node.disks import FAILING_ROCKSDB
 from tests.node.node_processes import CLUSTER_ID, NodeProcess, until
 
-from dynamo_operator.local.nodes import Nodes
+from dynamo_operator.nodes import Nodes
 from dynamo_operator.observed import Address
 
 

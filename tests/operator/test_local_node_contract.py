@@ -63,10 +63,13 @@ class Node:
             self.child.stderr.close()
         return code
 
-    def ask(self, path: str, body: bytes | None = None) -> tuple[int, Any]:
+    def ask(
+        self, path: str, body: bytes | None = None, method: str | None = None
+    ) -> tuple[int, Any]:
         url = f"http://127.0.0.1:{self.ports[2]}{path}"
+        request = urllib.request.Request(url, body, method=method)
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, body), timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -139,6 +142,34 @@ def test_a_node_formats_its_disk_waits_for_a_ring_and_keeps_it(node: Node) -> No
     again = node.status()
     assert (again["disk_id"], again["ring"]) == (status["disk_id"], status["ring"])
     assert Ring.from_json(node.ask("/admin/ring")[1]).id == ring.id
+
+
+def test_settings_are_put_while_it_runs_and_hold_over_the_file_that_they_were_put_over(
+    node: Node,
+) -> None:
+    def put(value: dict[str, Any]) -> int:
+        return node.ask("/admin/settings", json.dumps(value).encode(), "PUT")[0]
+
+    def told() -> tuple[int, int, int]:
+        settings = node.status()["settings"]
+        assert node.ask("/admin/settings") == (200, settings)
+        limits = settings["limits"]
+        return settings["quorum"]["r"], settings["quorum"]["w"], limits["siblingsMax"]
+
+    node.start()
+    assert told() == (1, 1, 100)
+    node.ask("/admin/ring", node.ring("2026-01-31T12:00:00Z").to_bytes())
+    node.ready()
+    assert put({"quorum": {"r": 1, "w": 1}, "limits": {"siblingsMax": 7}}) == 200
+    assert put({"quorum": {"r": 2, "w": 1}, "limits": {}}) == 400, "the ring has one replica"
+    assert told() == (1, 1, 7)
+    assert node.stop() == 0
+    node.start()
+    assert told() == (1, 1, 7)
+    assert node.stop() == 0
+    node.config["limits"]["siblingsMax"] = 9
+    node.start()
+    assert told() == (1, 1, 9), "the file says something else by now"
 
 
 def test_a_node_that_cannot_run_says_why_in_a_line_and_exits_with_2(node: Node) -> None:

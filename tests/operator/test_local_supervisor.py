@@ -101,6 +101,10 @@ def test_edits_of_the_manifest_are_carried_out_or_refused_with_the_reason(cluste
     assert {node["pid"] for node in cluster.status()["nodes"]} == pids
 
     cluster.manifest(quorum={"r": 1}, limits={"siblingsMax": 7})
+    eventually(lambda: cluster.output().count("has its new settings") == 3)
+    assert {node["pid"] for node in cluster.status()["nodes"]} == pids, "nobody was restarted"
+
+    cluster.manifest(quorum={"r": 1}, limits={"siblingsMax": 7}, durability="buffered")
     eventually(lambda: not pids & {node["pid"] for node in cluster.status()["nodes"]})
     eventually(lambda: all(node["ready"] for node in cluster.status()["nodes"]))
     config = json.loads(
@@ -116,7 +120,7 @@ def test_edits_of_the_manifest_are_carried_out_or_refused_with_the_reason(cluste
     config = json.loads(
         (cluster.path / ".dynamo/cart/nodes/cart-default-0/config.json").read_text()
     )
-    assert config["quorum"] == {"r": 3, "w": 2}
+    assert (config["quorum"], config["durability"]) == ({"r": 3, "w": 2}, "sync")
 
     child.send_signal(signal.SIGINT)
     assert child.wait(DEADLINE_SECONDS) == 0

@@ -18,8 +18,10 @@ from dynamo_operator.steps import (
     CreateIdentity,
     DecideRing,
     PostRing,
+    PutSettings,
     RestartNode,
     StartNode,
+    told,
 )
 
 
@@ -119,12 +121,31 @@ def test_a_ring_above_the_decided_one_blocks() -> None:
         {"quorum": {"r": 1}},
         {"quorum": {"w": 3}},
         {"limits": {"siblingsMax": 5}},
-        {"durability": "buffered"},
     ],
 )
-def test_new_settings_go_round_one_node_after_another(edit: Any) -> None:
+def test_live_settings_are_put_to_all_at_once_and_restart_nobody(edit: Any) -> None:
     world = settled()
     world.cluster = cluster(edit)
+    assert world.plan().steps == (AcceptSpec(), PutSettings(A), PutSettings(B), PutSettings(C))
+    assert told(world.plan().steps)[1] == f"put the settings to {A}, {B}, {C}"
+    world.settle()
+    assert world.restarts == []
+    assert world.plan().steps == ()
+
+
+def test_a_node_that_does_not_answer_or_tell_is_put_nothing() -> None:
+    world = settled()
+    world.cluster = cluster({"quorum": {"w": 1}})
+    old = world.nodes[B].status
+    assert old is not None
+    world.change(A, status=None)
+    world.change(B, status=replace(old, settings=None))
+    assert [s for s in world.plan().steps if isinstance(s, PutSettings)] == [PutSettings(C)]
+
+
+def test_settings_that_take_a_restart_go_round_one_node_after_another() -> None:
+    world = settled()
+    world.cluster = cluster({"durability": "buffered"})
     assert world.plan().steps == (
         AcceptSpec(),
         RestartNode(A),
@@ -141,7 +162,7 @@ def test_new_settings_go_round_one_node_after_another(edit: Any) -> None:
 
 def test_a_roll_stops_at_the_first_node_that_does_not_come_back() -> None:
     world = settled()
-    world.cluster = cluster({"quorum": {"r": 1}})
+    world.cluster = cluster({"durability": "buffered"})
     world.settle(steps_max=2)
     assert world.restarts == [A]
     world.change(A, status=None)
@@ -151,7 +172,7 @@ def test_a_roll_stops_at_the_first_node_that_does_not_come_back() -> None:
 def test_a_roll_waits_for_a_node_that_is_held_down() -> None:
     world = settled()
     world.change(B, running=False, held=True, status=None)
-    world.cluster = cluster({"quorum": {"r": 1}})
+    world.cluster = cluster({"durability": "buffered"})
     assert world.plan().steps[1] == Blocked(f"new settings wait until {B} is started again")
 
 

@@ -13,13 +13,15 @@ from tests.operator.plan_world import (
     E,
     F,
     World,
+    acts,
     cluster,
     edited,
+    leaving,
+    names,
     settled,
     until_leaving,
 )
 
-from dynamo_core.ring import Ring
 from dynamo_operator.layout import leaving_order, places
 from dynamo_operator.rolling import settings_hash
 from dynamo_operator.steps import (
@@ -33,22 +35,6 @@ from dynamo_operator.steps import (
     RemoveNode,
     StartNode,
 )
-
-
-def acts(ring: Ring) -> list[tuple[str, str]]:
-    """What a ring's own entries of the history say."""
-    return [(entry.event, entry.name) for entry in ring.history if entry.epoch == ring.epoch]
-
-
-def names(world: World) -> list[str]:
-    assert world.ring is not None
-    return [member.name for member in world.ring.members]
-
-
-def leaving(world: World) -> list[str]:
-    assert world.ring is not None
-    return [member.name for member in world.ring.leaving]
-
 
 # --- changes of mind -----------------------------------------------------------------------
 

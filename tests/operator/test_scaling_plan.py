@@ -10,15 +10,15 @@ from tests.operator.plan_world import (
     C,
     D,
     E,
-    World,
+    acts,
     cluster,
     edited,
     kinds,
+    names,
     settled,
     until_leaving,
 )
 
-from dynamo_core.ring import Ring
 from dynamo_operator.observed import DiskSpace
 from dynamo_operator.proof import is_settled
 from dynamo_operator.steps import (
@@ -33,22 +33,6 @@ from dynamo_operator.steps import (
     StartNode,
     told,
 )
-
-
-def acts(ring: Ring) -> list[tuple[str, str]]:
-    """What a ring's own entries of the history say."""
-    return [(entry.event, entry.name) for entry in ring.history if entry.epoch == ring.epoch]
-
-
-def names(world: World) -> list[str]:
-    assert world.ring is not None
-    return [member.name for member in world.ring.members]
-
-
-def leaving(world: World) -> list[str]:
-    assert world.ring is not None
-    return [member.name for member in world.ring.leaving]
-
 
 # --- up ------------------------------------------------------------------------------------
 
@@ -83,7 +67,7 @@ def test_one_ring_waits_for_the_last_of_the_joiners() -> None:
 
 
 def test_a_joiner_that_does_not_come_up_holds_up_neither_settings_nor_others() -> None:
-    world = edited(settled(), {"replicas": 4, "quorum": {"r": 1}})
+    world = edited(settled(), {"replicas": 4, "durability": "buffered"})
     world.settle(steps_max=2)
     world.change(D, status=None)
     assert kinds(world.plan())[:3] == [
@@ -91,7 +75,7 @@ def test_a_joiner_that_does_not_come_up_holds_up_neither_settings_nor_others() -
         "AwaitReady",
         "RestartNode",
     ]
-    world.cluster = cluster({"replicas": 3, "quorum": {"r": 1}})
+    world.cluster = cluster({"replicas": 3, "durability": "buffered"})
     assert RemoveNode(D, keep_data=False) in world.plan().steps
     world.settle()
     assert len(world.rings) == 1

@@ -17,11 +17,11 @@ from typing import Literal
 from dynamo_core.errors import CallerError, DynamoError
 from dynamo_operator.local import processes
 from dynamo_operator.local.folder import Folder
-from dynamo_operator.local.nodes import Nodes
 from dynamo_operator.local.observing import Sight, look
 from dynamo_operator.local.processes import Process
 from dynamo_operator.local.start import Source, follow, load, source_of
 from dynamo_operator.local.state import State, Wanted
+from dynamo_operator.nodes import Nodes
 from dynamo_operator.spec import DynamoCluster
 
 READY_SECONDS = 45.0

@@ -18,7 +18,7 @@ from dynamo_operator.local.observing import Sight, progress
 from dynamo_operator.local.processes import Process, alive, tail
 from dynamo_operator.local.screen import Screen, program
 from dynamo_operator.local.supervisor import UP_SECONDS, Supervisor
-from dynamo_operator.rolling import settings_hash
+from dynamo_operator.rolling import puts, settings_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +167,9 @@ async def _carried_out(folder: Folder, wanted: start.Wanted, wanted_hash: str) -
 
     def done(now: Sight) -> bool:
         nodes = [now.observed.nodes[name] for name in now.wanted]
-        return now.observed.accepted == wanted.cluster and (
-            not wanted_hash or all(n.ready and n.settings_hash == wanted_hash for n in nodes)
-        )
+        if now.observed.accepted != wanted.cluster or puts(wanted.cluster, nodes):
+            return False
+        return not wanted_hash or all(n.ready and n.settings_hash == wanted_hash for n in nodes)
 
     seconds = UP_SECONDS + 30 * wanted.cluster.spec.nodes_total
     await acts.wait_until(folder, done, "the manifest is carried out", seconds)

@@ -18,12 +18,12 @@ from dynamo_core.ring import Ring
 from dynamo_operator.layout import places, pool_named
 from dynamo_operator.local import processes
 from dynamo_operator.local.folder import Folder
-from dynamo_operator.local.nodes import NodeBehind, NodeRefused, Nodes
 from dynamo_operator.local.observing import Sight, address
 from dynamo_operator.local.start import Wanted
 from dynamo_operator.local.telling import Teller
+from dynamo_operator.nodes import NodeBehind, NodeRefused, Nodes
 from dynamo_operator.plan import Plan
-from dynamo_operator.rolling import settings, settings_hash
+from dynamo_operator.rolling import live_json, live_settings, settings, settings_hash
 from dynamo_operator.steps import (
     AcceptSpec,
     AdoptRing,
@@ -32,10 +32,12 @@ from dynamo_operator.steps import (
     AwaitReady,
     AwaitRing,
     AwaitStatus,
+    AwaitWhole,
     Blocked,
     CreateIdentity,
     DecideRing,
     PostRing,
+    PutSettings,
     RemoveNode,
     RestartNode,
     StartNode,
@@ -126,6 +128,7 @@ class Carrier:
 
     async def carry_out(self, made: Plan, sight: Sight, wanted: Wanted) -> None:
         """Does the steps that are due; stops at the first one that needs another look."""
+        puts = [step.node for step in made.steps if isinstance(step, PutSettings)]
         for step in made.steps:
             match step:
                 case AcceptSpec():
@@ -137,6 +140,10 @@ class Carrier:
                     self._start(name, made)
                 case PostRing(name):
                     await self._post(name, sight)
+                case PutSettings():
+                    # All at once: while they differ, nodes answer clients by different rules.
+                    await asyncio.gather(*(self._put(name, made, sight) for name in puts))
+                    puts = []
                 case DecideRing(what, ring, problems):
                     if ring is not None:
                         self._decide(ring)
@@ -153,7 +160,9 @@ class Carrier:
                 case Blocked(reason):
                     self.teller.once(reason, "refused")
                     return
-                case AwaitStatus() | AwaitReady() | AwaitRing() | AwaitDrained() | AwaitMoves():
+                case AwaitStatus() | AwaitReady() | AwaitRing() | AwaitWhole():
+                    return
+                case AwaitDrained() | AwaitMoves():
                     return
 
     def _accept(self, made: Plan, wanted: Wanted) -> None:
@@ -240,6 +249,16 @@ class Carrier:
             pass  # its peers hold the rings between, and teach it
         except NodeRefused as error:
             self.teller.once(str(error), "bad")
+
+    async def _put(self, name: str, made: Plan, sight: Sight) -> None:
+        assert self.nodes is not None, "only of a node that was asked is it known what it runs with"
+        wanted = live_json(live_settings(made.cluster))
+        try:
+            await self.nodes.put_settings(name, address(sight.state, name), wanted)
+        except NodeRefused as error:
+            self.teller.once(str(error), "bad")
+        else:
+            self.teller.event(f"{name} has its new settings")
 
     async def _remove(self, name: str, keep_data: bool, sight: Sight) -> None:
         """Ends a node. Nothing is stopped or deleted under another ring than was looked at."""

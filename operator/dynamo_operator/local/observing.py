@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from dynamo_core.ring import Ring
 from dynamo_operator.layout import places
 from dynamo_operator.local.folder import Folder
-from dynamo_operator.local.nodes import Nodes, Probe
 from dynamo_operator.local.processes import alive
 from dynamo_operator.local.state import NodeRecord, State
+from dynamo_operator.nodes import Nodes, Probe
 from dynamo_operator.observed import Address, Observed, ObservedNode
 from dynamo_operator.plan import carried_out
 from dynamo_operator.proof import is_settled
+from dynamo_operator.rolling import settings_hash
 from dynamo_operator.spec import DynamoCluster
 
 HOST = "127.0.0.1"
@@ -91,6 +92,7 @@ async def look(folder: Folder, cluster: DynamoCluster, nodes: Nodes | None) -> S
         },
         give_up=tuple(state.give_up),
         settled=folder.settled(),
+        revisions=dict.fromkeys(names, settings_hash(cluster)),
     )
     wanted = tuple(place.name for place in places(cluster))
     return Sight(wanted, observed, {name: state.nodes[name] for name in names}, probes, ring, state)

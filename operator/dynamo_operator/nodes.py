@@ -15,14 +15,16 @@ import aiohttp
 
 from dynamo_core.errors import CallerError, DynamoError
 from dynamo_core.ring import Ring
-from dynamo_operator.observed import Address, DiskSpace, Handover, NodeStatus
+from dynamo_operator.observed import Address, DiskSpace, Handover, LiveSettings, NodeStatus
+from dynamo_operator.spec import Limits
 
 STATUS_TIMEOUT_SECONDS = 2.0
 RING_TIMEOUT_SECONDS = 10.0
+SETTINGS_TIMEOUT_SECONDS = 5.0
 
 
 class NodeRefused(DynamoError):
-    """A node did not take or give a ring; the text says what it answered."""
+    """A node did not take or give what it was asked for; the text says what it answered."""
 
 
 class NodeBehind(NodeRefused):
@@ -43,9 +45,11 @@ class Probe:
 class Nodes:
     """A session with the admin HTTP of a cluster's nodes; use it as a context."""
 
-    def __init__(self, cluster_id: str) -> None:
+    def __init__(self, cluster_id: str, admin_token: str = "") -> None:
+        """admin_token: what nodes off loopback ask for; "" sends none."""
         self._cluster_id = cluster_id
-        self._session = aiohttp.ClientSession(trust_env=False)
+        bearer = {"Authorization": f"Bearer {admin_token}"} if admin_token else {}
+        self._session = aiohttp.ClientSession(trust_env=False, headers=bearer)
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,8 +99,10 @@ class Nodes:
             ready=value["ready"] is True,
             handover=_handover(value.get("handover")),
             disk=_disk(value.get("disk") or {}),
+            hints_for={str(n): int(count) for n, count in value.get("hints_pending", {}).items()},
+            settings=_settings(value.get("settings")),
         )
-        hints = sum(int(count) for count in value.get("hints_pending", {}).values())
+        hints = sum(status.hints_for.values())
         return Probe(status, int(value["pid"]), hints, str(value.get("version", "")))
 
     async def ring(self, name: str, address: Address) -> Ring:
@@ -128,6 +134,45 @@ class Nodes:
                     raise (NodeBehind if behind else NodeRefused)(told)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise NodeRefused(f"{name} does not take the ring: {error!r}") from error
+
+    async def transfers(self, name: str, address: Address) -> list[dict[str, Any]]:
+        """What is on its way to this node, as it tells people. Never raises: else nothing."""
+        try:
+            async with self._session.get(
+                f"{_url(address)}/admin/transfers", timeout=_timeout(STATUS_TIMEOUT_SECONDS)
+            ) as answer:
+                found = (await answer.json(content_type=None))["transfers"]
+                return found if isinstance(found, list) else []
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError):
+            return []
+
+    async def put_settings(self, name: str, address: Address, value: dict[str, Any]) -> None:
+        """Tells a node its live settings, in its own JSON. Raises NodeRefused with its answer."""
+        try:
+            async with self._session.put(
+                f"{_url(address)}/admin/settings",
+                json=value,
+                timeout=_timeout(SETTINGS_TIMEOUT_SECONDS),
+            ) as answer:
+                if answer.status != 200:
+                    raise NodeRefused(f"{name} does not take the settings: {await _told(answer)}")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise NodeRefused(f"{name} does not take the settings: {error!r}") from error
+
+
+def _settings(value: dict[str, Any] | None) -> LiveSettings | None:
+    if value is None:
+        return None
+    quorum, limits = value["quorum"], value["limits"]
+    return LiveSettings(
+        r=int(quorum["r"]),
+        w=int(quorum["w"]),
+        limits=Limits(
+            value_bytes_max=int(limits["valueBytesMax"]),
+            siblings_max=int(limits["siblingsMax"]),
+            object_bytes_max=int(limits["objectBytesMax"]),
+        ),
+    )
 
 
 def _handover(value: dict[str, Any] | None) -> Handover | None:
