@@ -4,7 +4,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup up test lint types format sim bench e2e lock clean
+# Every node of a test is a process that imports all of it: compiled once, not each time.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup up test lint types format sim bench e2e crd lock clean
 
 help: ## show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -15,15 +18,10 @@ setup: ## make .venv with the pinned dependencies
 up: setup ## run a three-node store on 127.0.0.1:8100 (ARGS="-f cluster.yaml ...")
 	@$(BIN)/dynamo local up $(ARGS)
 
-# Models and simulations keep a core busy each and touch nothing else: they run side by side.
-# Real processes come after them, one test at a time.
+# Two lanes: models and simulations keep a core busy, real processes mostly wait. Each lane has
+# ports (bench/ports.py) and folders of its own; who has nothing left takes from the other.
 test: setup lint ## lint, types, layer contracts and all tests (ARGS="-k name" for some)
-ifeq ($(strip $(ARGS)),)
-	@$(BIN)/pytest -q -n 2 --dist worksteal tests/core tests/sim
-	@$(BIN)/pytest -q --ignore tests/core --ignore tests/sim
-else
-	@$(BIN)/pytest $(ARGS)
-endif
+	@$(BIN)/pytest $(or $(ARGS),-q -n 2 --dist worksteal)
 
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -42,8 +40,13 @@ bench: setup ## compare with a three-node etcd on this machine (ARGS="--quick")
 e2e: setup ## a local cluster through a bad day, from outside
 	@$(BIN)/pytest e2e $(ARGS)
 
+crd: setup ## make crds/dynamoclusters.yaml and the tables of docs/reference.md anew
+	@$(BIN)/python -m dynamo_operator.kube.crd > crds/dynamoclusters.yaml
+	@$(BIN)/python -m dynamo_operator.kube.reference docs/reference.md
+
 lock: setup ## resolve requirements.lock anew
 	@$(BIN)/pip install -q uv && $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-emit-package dynamo-store --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock pyproject.toml
 
 clean: ## remove .venv and caches (data folders stay)
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -108,6 +108,7 @@ class Nodes:
             "quorum": {"r": 2, "w": 2},
             "reconciliation": self._reconciliation,
             "durability": "sync",
+            "timing": {"drain_ms": 0},  # no load balancer has to notice that they stop
             "limits": {"valueBytesMax": 1048576, "siblingsMax": 100, "objectBytesMax": 8388608},
             "log": {"format": "text", "level": "info"},
         }

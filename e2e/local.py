@@ -5,7 +5,6 @@ Owns running the commands and waiting. Forbidden here: importing the product.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench.ports import free_base
 
 DEADLINE_S = 60.0
 DYNAMO = [sys.executable, "-m", "dynamo_client.cli"]
@@ -65,29 +65,10 @@ def asked(url: str) -> Any:
         return json.load(answer)
 
 
-def free_port(nodes: int) -> int:
-    """A first port such that all three of each of so many nodes are free."""
-    for port in range(20_100, 30_000, 10):
-        wanted = [port + shift + node for shift in (-1000, 0, 1000) for node in range(nodes)]
-        sockets = []
-        try:
-            for each in wanted:
-                found = socket.socket()
-                sockets.append(found)
-                found.bind(("127.0.0.1", each))
-        except OSError:
-            continue
-        finally:
-            for found in sockets:
-                found.close()
-        return port
-    raise RuntimeError(f"no ports for {nodes} nodes are free")
-
-
 @contextmanager
 def local_cluster(folder: Path, nodes: int, *up: str) -> Iterator[Local]:
     """A cluster that is up; wiped at the end."""
-    found = Local(folder, free_port(nodes))
+    found = Local(folder, free_base(nodes))
     try:
         found.up(*up)
         yield found

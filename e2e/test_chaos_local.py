@@ -10,13 +10,14 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from e2e.chaos import Nemesis
 from e2e.chaos_report import Watch, summary, timeline
+from e2e.conftest import Tell
+from e2e.judging import each_node
 from tests.node.node_load import Load
 from tests.node.node_processes import Cluster, until
 
@@ -35,8 +36,6 @@ KEYS = 150
 TIMING = {"drain_ms": 50, "reap_delay_ms": 5_000}
 """Tombstones are reaped while nodes fall, or nothing would be proven about them."""
 
-Tell = Callable[[str], None]
-
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
@@ -46,18 +45,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield found
     finally:
         found.close()
-
-
-@pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
-    """Print a line whatever pytest captures: a run without its figures says little."""
-
-    def told(line: str) -> None:
-        with capsys.disabled():
-            print(line, flush=True)
-
-    told("")
-    return told
 
 
 def _urls(cluster: Cluster) -> list[str]:
@@ -116,11 +103,7 @@ def _words(took: dict[str, float]) -> str:
 async def _read_everywhere(cluster: Cluster, trial: Trial) -> Report:
     """Read every key through every node and of every replica, and judge the whole history."""
     trial.history.replicas.clear()
-    async with AsyncExitStack() as stack:
-        nodes = [
-            await stack.enter_async_context(DynamoClient(url, discover=False))
-            for url in _urls(cluster)
-        ]
+    async with each_node(_urls(cluster)) as nodes:
         await trial.read_all(nodes)
         view = await nodes[0].cluster()
     copies = await replicas(view, trial.keys, "")

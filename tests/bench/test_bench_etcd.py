@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bench.contender import GET, OVERWRITE, PUT, Cell
+from bench.contender import GET, OVERWRITE, PUT
 from bench.errors import BenchError
 from bench.etcd import Etcd, check_gets, check_puts, put_body, range_body
 from bench.h2load import Totals
-from bench.measure import Timing, measure
 from bench.processes import Children
+from tests.bench.patience import measured
 
 
 def test_put_is_key_and_value_after_the_grpc_prefix() -> None:
@@ -56,14 +56,11 @@ def test_gets_must_carry_their_values() -> None:
     reason="needs Debian's etcd-server and nghttp2-client",
 )
 def test_a_real_etcd_takes_and_serves_what_h2load_sends(tmp_path: Path) -> None:
-    timing = Timing(lead_s=0.2, window_s=0.5)
     with Children() as children:
         etcd = Etcd(children, tmp_path, tmp_path, b"v" * 1024, keys=150)
         etcd.start()
         for operation, streams in ((PUT, 2), (OVERWRITE, 1), (GET, 1)):
-            cell = Cell(operation, 2, 1, streams, timing.load_s(streams))
-            load = etcd.load(cell)
-            done = measure(children, etcd.name, cell, load, timing, tmp_path)
+            done = measured(children, etcd.load, tmp_path, operation, 2, streams)
             assert done.requests > 0
             assert 0 < done.p50_ms <= done.p99_ms
             assert len(done.cpu_servers) == 3

@@ -11,7 +11,6 @@ from bench.contender import GET, OPERATIONS, OVERWRITE, PUT
 from bench.errors import CannotStart
 from bench.machine import filesystem_in, fsync_rate, require_space
 from bench.measure import Timing
-from bench.ports import free_ports
 from bench.processes import Children, parse_machine_cpu, parse_process_cpu
 from bench.profiling import Share, summarise
 from bench.rounds import Plan
@@ -56,10 +55,6 @@ def test_a_disk_without_room_is_refused_at_once(tmp_path: Path) -> None:
     require_space(tmp_path, 0)
     with pytest.raises(CannotStart, match="GiB free"):
         require_space(tmp_path, 2**70)
-
-
-def test_free_ports_differ() -> None:
-    assert len(set(free_ports(12))) == 12
 
 
 def test_children_are_gone_after_an_error(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,14 @@ from aiohttp import web
 from bench.contender import GET, OVERWRITE, PUT, Cell, Load
 from bench.errors import BenchError
 from bench.h2load import Totals
-from bench.measure import Timing, measure, run_to_completion
+from bench.measure import run_to_completion
+from bench.ports import free_ports
 from bench.processes import Children
 from bench.store import Store, check_lists
+from tests.bench.patience import measured
 
 pytestmark = pytest.mark.skipif(not shutil.which("h2load"), reason="needs Debian's nghttp2-client")
 
-TIMING = Timing(lead_s=0.2, window_s=0.4)
 VALUE = b"v" * 1024
 
 
@@ -31,7 +32,7 @@ class StandIn:
         self.values: dict[str, bytes] = {}
         self.puts: Counter[str] = Counter()
         self.refuse = False
-        self.port = 0
+        (self.port,) = free_ports(1)
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
@@ -48,8 +49,7 @@ class StandIn:
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
         runner = web.ServerRunner(web.Server(self._answer))
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.port = runner.addresses[0][1]
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
         self._up.set()
         await self._done.wait()
         await runner.cleanup()
@@ -97,17 +97,12 @@ def store(children: Children, server: StandIn, folder: Path, operation: str = PU
     return made
 
 
-def run(children: Children, made: Store, folder: Path, cell: Cell) -> float:
-    load = made.load(cell)
-    return measure(children, made.name, cell, load, TIMING, folder).requests_per_s
-
-
 def test_puts_make_every_key_once(children: Children, server: StandIn, tmp_path: Path) -> None:
     made = store(children, server, tmp_path)
     assert len(server.puts) == 40
     assert set(server.values.values()) == {VALUE}
     for round_ in (1, 2):
-        assert run(children, made, tmp_path, Cell(PUT, 3, round_, 3, TIMING.load_s(3))) > 0
+        assert measured(children, made.load, tmp_path, PUT, 3, 3, round_).requests > 0
     assert set(server.puts.values()) == {1}
 
 
@@ -115,7 +110,7 @@ def test_overwriting_puts_share_one_generator(
     children: Children, server: StandIn, tmp_path: Path
 ) -> None:
     made = store(children, server, tmp_path, OVERWRITE)
-    assert run(children, made, tmp_path, Cell(OVERWRITE, 3, 1, 1, TIMING.load_s(1))) > 0
+    assert measured(children, made.load, tmp_path, OVERWRITE, 3).requests > 0
     assert len(server.puts) == 40
     assert max(server.puts.values()) > 1
 
@@ -124,14 +119,14 @@ def test_gets_ask_for_the_preloaded_keys(
     children: Children, server: StandIn, tmp_path: Path
 ) -> None:
     made = store(children, server, tmp_path)
-    assert run(children, made, tmp_path, Cell(GET, 2, 1, 1, TIMING.load_s(1))) > 0
+    assert measured(children, made.load, tmp_path, GET, 2).requests > 0
 
 
 def test_a_missing_key_fails_the_cell(children: Children, server: StandIn, tmp_path: Path) -> None:
     made = store(children, server, tmp_path)
     del server.values["/kv/bench-000003"]
     with pytest.raises(BenchError, match="of status 404"):
-        run(children, made, tmp_path, Cell(GET, 2, 1, 1, TIMING.load_s(1)))
+        measured(children, made.load, tmp_path, GET, 2)
 
 
 def test_an_unavailable_server_fails_the_cell(
@@ -140,27 +135,23 @@ def test_an_unavailable_server_fails_the_cell(
     made = store(children, server, tmp_path)
     server.refuse = True
     with pytest.raises(BenchError, match="of status 503"):
-        run(children, made, tmp_path, Cell(PUT, 1, 1, 1, TIMING.load_s(1)))
+        measured(children, made.load, tmp_path, PUT, 1)
 
 
 def test_a_lost_value_fails_the_cell(children: Children, server: StandIn, tmp_path: Path) -> None:
     made = store(children, server, tmp_path)
-    cell = Cell(PUT, 1, 1, 1, TIMING.load_s(1))
-    honest = made.load(cell)
 
-    def verify(totals: list[Totals]) -> None:
-        server.values.pop("/kv/put-1-1-0-0")
-        honest.verify(totals)
+    def losing(cell: Cell) -> Load:
+        honest = made.load(cell)
 
-    with pytest.raises(BenchError, match=r"put-1-1-0-0 .* status 404"):
-        measure(
-            children,
-            made.name,
-            cell,
-            Load(honest.streams, honest.wanted_status, {}, verify),  # type: ignore[arg-type]
-            TIMING,
-            tmp_path,
-        )
+        def verify(totals: Sequence[Totals]) -> None:
+            server.values.pop(f"/kv/put-{cell.round}-1-0-0")
+            honest.verify(totals)
+
+        return Load(honest.streams, honest.wanted_status, {}, verify)
+
+    with pytest.raises(BenchError, match=r"put-\d+-1-0-0 .* status 404"):
+        measured(children, losing, tmp_path, PUT, 1)
 
 
 def test_nobody_listening_fails_loudly(children: Children, server: StandIn, tmp_path: Path) -> None:

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench.contender import GET, PUT, Cell
+from bench.contender import GET, PUT
 from bench.errors import BenchError
 from bench.figures import Sample
 from bench.h2load import Totals
-from bench.measure import Timing, measure
 from bench.native import NAME, Native, Stream
 from bench.processes import Children
 from bench.report import Report, to_json, to_markdown
 from bench.store import Store
+from tests.bench.patience import measured
 
 
 def test_totals_are_the_last_line() -> None:
@@ -57,16 +57,13 @@ def test_the_report_states_what_the_generator_took() -> None:
     reason="needs Debian's nghttp2-client and the node's dependencies",
 )
 def test_real_nodes_under_every_operation(tmp_path: Path) -> None:
-    timing = Timing(lead_s=0.2, window_s=0.4)
     with Children() as children:
         store = Store(children, tmp_path, tmp_path, b"v" * 1024, 60, [PUT, GET])
         store.start()
         native = Native(store)
         native.start()
         for operation in (PUT, GET):
-            cell = Cell(operation, 4, 1, 1, timing.load_s(1))
-            load = native.load(cell)
-            done = measure(children, native.name, cell, load, timing, tmp_path)
+            done = measured(children, native.load, tmp_path, operation, 4)
             assert done.requests > 0
             assert 0 < done.p50_ms <= done.p99_ms
             assert done.generators == 1

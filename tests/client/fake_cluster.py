@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
+from bench.ports import free_ports
 from tests.client.fake_store import VALUE_BYTES_MAX, BadContextError, Store
 
 from dynamo_core.placement import Candidate, first_ring
@@ -36,7 +37,7 @@ class FakeNode:
         self.fault_forever = ""
         self.requests: list[web.Request] = []
         self.is_ready = True
-        self.port = 0
+        (self.port,) = free_ports(1)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -55,7 +56,6 @@ class FakeNode:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -269,7 +269,7 @@ class FakeCluster:
 
     def ring(self) -> Ring:
         members = [
-            Candidate(node.name, "", "1", "127.0.0.1", node.port or 1, 1, 1, f"{at:032x}")
+            Candidate(node.name, "", "1", "127.0.0.1", node.port, 1, 1, f"{at:032x}")
             for at, node in enumerate(self.nodes, 1)
         ]
         return _first_ring(tuple(members))

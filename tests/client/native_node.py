@@ -8,6 +8,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from bench.ports import free_ports
+
 from dynamo_core.contexts import Keyring
 from dynamo_core.errors import CallerError
 from dynamo_core.frames import FRAME_BYTES_MAX, NO_DEADLINE, Frame, FrameReader, pack_frame
@@ -25,7 +27,7 @@ class NativeNode:
     def __init__(self, name: str, cluster_id: str = CLUSTER_ID) -> None:
         self.name = name
         self.cluster_id = cluster_id
-        self.port = 0
+        (self.port,) = free_ports(1)
         self.ring: Ring | None = None
         self.operations: list[Operation] = []
         self.remaining_ms: list[int] = []
@@ -41,7 +43,6 @@ class NativeNode:
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -17,7 +17,7 @@ from bench.ports import free_ports
 
 from dynamo_core.placement import Candidate, first_ring
 
-_UP_SECONDS = 20.0
+_UP_SECONDS = 30.0
 _CLUSTER_ID = "ab" * 16
 
 
@@ -87,6 +87,7 @@ class RealCluster:
             "quorum": {"r": 2, "w": 2},
             "reconciliation": self._reconciliation,
             "durability": "buffered",
+            "timing": {"drain_ms": 500},
             "limits": {"valueBytesMax": 1048576, "siblingsMax": 100, "objectBytesMax": 8388608},
             "log": {"format": "text", "level": "info"},
         }

@@ -2,9 +2,10 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
@@ -179,8 +180,7 @@ def test_help_is_quick_and_knows_commands_of_others() -> None:
         "transfers",
     ):
         assert f"\n  {name} " in shown
-    best = min(_timed(lambda: _process("--help")) for _ in range(3))
-    assert best < 0.5  # 0.15 s where nothing else runs
+    assert min(_core_seconds(lambda: _process("--help")) for _ in range(3)) < 0.5  # 0.15 s
     loaded = _process_code("import sys, dynamo_client.cli; print(*sys.modules)").split()
     assert not {"aiohttp", "rich", "asyncio"} & set(loaded)
 
@@ -219,7 +219,9 @@ def _process_code(code: str) -> str:
     ).stdout
 
 
-def _timed(work: object) -> float:
-    started = time.monotonic()
-    work()  # type: ignore[operator]
-    return time.monotonic() - started
+def _core_seconds(work: Callable[[], object]) -> float:
+    """What the processes that it starts and waits for take of a core, whoever else is at work."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

@@ -1,6 +1,7 @@
 """dynamo verify: a store that keeps its promises passes, one that doesn't is told on."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,29 @@ def _verify(url: str, *args: str) -> Result:
     return CliRunner().invoke(dynamo, ["verify", *few, *args], env={"DYNAMO_URL": url})
 
 
+def _verify_until(enough: Callable[[Result], bool], url: str, *args: str) -> Result:
+    """For longer and longer, until there was enough to judge: how much a second holds varies."""
+    for seconds in (0.6, 2, 8, 30):
+        result = _verify(url, *args, "--duration", str(seconds))
+        if enough(result):
+            break
+    return result
+
+
 def _document(result: Result) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(result.stdout)
     return document
 
 
 def test_a_good_store_passes(cluster: FakeCluster | RealCluster, protocol: Protocol) -> None:
-    result = _verify(cluster.urls[0], "--json", "--protocol", protocol, "--seed", "7")
+    def enough(result: Result) -> bool:
+        if result.exit_code != 0:
+            return True  # and more than enough
+        counts = _document(result)["counts"]
+        return bool(counts["acknowledged"] > 20 and counts["floors"] > 5)
+
+    args = ("--json", "--protocol", protocol, "--seed", "7")
+    result = _verify_until(enough, cluster.urls[0], *args)
     assert result.exit_code == 0, result.output
     found = _document(result)
     assert found["ok"]
@@ -119,11 +136,14 @@ def _context_is_the_stored_clock(fake: FakeCluster) -> None:
 )
 def test_a_bad_store_is_told_on(fake: FakeCluster, spoil: Any, promises: set[str]) -> None:
     spoil(fake)
-    args = ("--protocol", "http", "--json", "--duration", "2", "--keys", "15", "--seed", "3")
-    result = _verify(fake.urls[0], *args)
-    assert result.exit_code == 1, result.output
-    found = {violation["promise"] for violation in _document(result)["violations"]}
-    assert promises <= found, found
+    args = ("--protocol", "http", "--json", "--keys", "15", "--seed", "3")
+
+    def told_on(result: Result) -> bool:
+        found = {violation["promise"] for violation in _document(result)["violations"]}
+        return result.exit_code == 1 and promises <= found
+
+    result = _verify_until(told_on, fake.urls[0], *args)
+    assert told_on(result), result.output
 
 
 def test_a_lost_write_is_told_with_its_author(tmp_path: Path) -> None:

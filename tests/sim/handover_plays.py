@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.sim import play as words
-from tests.sim.play import PATIENCE_S, Play
+from tests.sim.play import PATIENCE_S, Play, configured
 from tests.sim.shape import Shape
 from tests.sim.workload import Clients
 from tests.sim.world import Machine, World
@@ -40,7 +40,7 @@ class Busy(Play):
     def __init__(self, seed: int, nodes: int, shape: Shape, **config: Any) -> None:
         self.world = World(seed, shape)
         for machine in self.world.machines:
-            machine.config = replace(machine.config, **config)
+            machine.config = configured(machine.config, **config)
         self._config = config
         self.clients = Clients(self.world, Random(f"{seed}/clients"))
         self.world.form()

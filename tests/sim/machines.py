@@ -4,6 +4,7 @@ Owns a machine (name, disk, wall clock, power) and the life of its process as `m
 arranges it, without the HTTP doors: start, serve, drain, stop.
 """
 
+import asyncio
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -60,7 +61,14 @@ class Machine:
             ),
             free_bytes=lambda config: self.free_bytes,
             size_bytes=lambda config: 1 << 40,
+            look_up=self._look_up,
         )
+
+    def _look_up(self, host: str) -> "asyncio.Future[list[str]]":
+        """Hosts of a world are reached by their names."""
+        found: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        found.set_result([host])
+        return found
 
     @property
     def node(self) -> Node | None:

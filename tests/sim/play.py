@@ -19,10 +19,17 @@ from dynamo_core.placement import next_ring
 from dynamo_core.ring import Ring
 from dynamo_core.wire import Op
 from dynamo_core.wire import Operation as Asked
+from dynamo_node.config import Config
 from dynamo_node.storage import OBJECTS
 
 PATIENCE_S = 30.0
 TIMEOUT_MS = 2000
+
+
+def configured(config: Config, **fields: Any) -> Config:
+    """The configuration with these fields changed; live ones may be among them."""
+    live = {name: fields.pop(name) for name in ("r", "w", "limits") if name in fields}
+    return replace(config, settings=replace(config.settings, **live), **fields)
 
 
 class Play:
@@ -31,7 +38,7 @@ class Play:
     def __init__(self, seed: int, nodes: int, n: int = 3, **config: Any) -> None:
         self.world = World(seed, Shape(nodes=nodes, n=n, keys=1))
         for machine in self.world.machines:
-            machine.config = replace(machine.config, **config)
+            machine.config = configured(machine.config, **config)
         self._config = config
         self.clients = Clients(self.world, Random(f"{seed}/clients"))
         self.key = self.clients.keys[0]
@@ -102,7 +109,7 @@ class Play:
         first = len(world.machines)
         joined = [world.add(f"node-{first + i}") for i in range(count)]
         for machine in joined:
-            machine.config = replace(machine.config, **self._config)
+            machine.config = configured(machine.config, **self._config)
             world.start(machine)
         world.run_until(lambda: all(m.node is not None for m in joined), PATIENCE_S)
         return joined

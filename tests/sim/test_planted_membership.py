@@ -1,13 +1,12 @@
 """Bugs in how slots move, planted: the ordinary checks must catch each (see test_planted_bugs)."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
 from tests.sim import publisher as publishing
-from tests.sim.loop import SimFailure
+from tests.sim.planted import UNREAD, Plant, Scenario, accused, innocent
 from tests.sim.play import PATIENCE_S, Play, scripted
 from tests.sim.publisher import Publisher, Wishes
 from tests.sim.world import Machine
@@ -29,12 +28,6 @@ from dynamo_node.walking import Copy, Walked
 
 SEEDS = range(3)
 FAST = replace(Timing(), reap_delay_ms=200)
-
-UNREAD = "unread"
-"""Not a promise's letter: nobody can say any more what a key holds."""
-
-Scenario = Callable[[int], Report]
-Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def _block(play: Play, sources: list[Machine], targets: list[Machine], blocked: bool) -> None:
@@ -337,25 +330,11 @@ PLANTED: dict[str, tuple[Plant, Scenario, set[str]]] = {
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_without_a_bug_nothing_is_accused(name: str) -> None:
-    for seed in SEEDS:
-        report = PLANTED[name][1](seed)
-        assert report.ok, f"seed {seed}\n" + "\n".join(map(str, report.violations))
-        assert not report.unchecked
+    innocent(PLANTED[name][1], SEEDS)
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_bug_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant, scenario, promises = PLANTED[name]
     plant(monkeypatch)
-    found: set[str] = set()
-    failures: list[str] = []
-    for seed in SEEDS:
-        try:
-            report = scenario(seed)
-            found |= {violation.promise for violation in report.violations}
-            found |= {UNREAD} if report.unchecked else set()
-        except SimFailure as error:  # it didn't even heal; the other seeds will tell
-            failures.append(str(error))
-        if promises <= found:
-            return
-    pytest.fail(f"accused of {sorted(found)}, wanted {sorted(promises)}; {failures}")
+    accused(scenario, SEEDS, promises)

@@ -24,7 +24,7 @@ from dynamo_core import objects
 from dynamo_core.contexts import Keyring
 from dynamo_core.placement import Candidate, first_ring
 from dynamo_core.ring import Ring
-from dynamo_node.config import SYNC, Config, Limits, Seed, Timing
+from dynamo_node.config import SYNC, Config, Limits, Seed, Settings, Timing
 from dynamo_node.coordinator import Coordinator
 from dynamo_node.node import Node
 from dynamo_node.storage import OBJECTS
@@ -83,15 +83,17 @@ class World:
             admin_port=8081,
             admin_token="t",
             seeds=tuple(seeds),
-            r=shape.r,
-            w=shape.w,
+            settings=Settings(
+                shape.r,
+                shape.w,
+                replace(
+                    Limits(),
+                    siblings_max=shape.siblings_max,
+                    transfer_bytes_per_second_max=shape.transfer_bytes_per_second_max,
+                ),
+            ),
             reconciliation=shape.reconciliation,
             durability=shape.durability,
-            limits=replace(
-                Limits(),
-                siblings_max=shape.siblings_max,
-                transfer_bytes_per_second_max=shape.transfer_bytes_per_second_max,
-            ),
             timing=replace(
                 Timing(),
                 timeout_ms=2000,
