@@ -11,13 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dynamo_operator.fields import shown
+from dynamo_operator.problems import shown
 from dynamo_operator.quantities import quantity
 from dynamo_operator.spec import ClusterSpec, DynamoCluster, Pool
 
 Kind = Literal["immutable", "live", "rolling", "scaling"]
 
-_COPY = "make a new cluster and copy the data with `dynamo export` and `dynamo import`"
+# Said by the CustomResourceDefinition too.
+COPY = (
+    "for another value, make a new cluster and copy the data with `dynamo export` and "
+    "`dynamo import`"
+)
+GROWS = "storage may only grow, since a volume can't shrink"
+KEPT = "a pool's storage, once given, can't be removed: put it back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +110,13 @@ def _pool(path: str, old: Pool, new: Pool) -> Iterator[Change]:
 
 def _storage(path: str, old: Pool, new: Pool) -> Iterator[Change]:
     if old.storage_given and not new.storage_given:
-        reason = "a pool's storage, once given, can't be removed: put it back"
-        yield _change(path, old.storage.size, "", "immutable", reason)
+        yield _change(path, old.storage.size, "", "immutable", KEPT)
         return
     if path != "spec.storage" and not new.storage_given:
         return  # it follows spec.storage, where the change is told
     before, after = old.storage, new.storage
     if quantity(after.size) < quantity(before.size):
-        reason = "storage may only grow, since a volume can't shrink"
-        yield _change(f"{path}.size", before.size, after.size, "immutable", reason)
+        yield _change(f"{path}.size", before.size, after.size, "immutable", GROWS)
     elif quantity(after.size) > quantity(before.size):
         yield _change(f"{path}.size", before.size, after.size, "live")
     rest: tuple[tuple[str, str | None, str | None, Kind], ...] = (
@@ -133,6 +137,6 @@ def _change(path: str, old: object, new: object, kind: Kind, reason: str = "") -
     was, now = (value if isinstance(value, str) else shown(value) for value in (old, new))
     refusal = ""
     if kind == "immutable":
-        why = reason or f"it is fixed for the life of a cluster; for another value, {_COPY}"
+        why = reason or f"it is fixed for the life of a cluster; {COPY}"
         refusal = f"can't be changed from {was or 'none'} to {now or 'none'}: {why}"
     return Change(path, was, now, kind, refusal)

@@ -1,91 +1,66 @@
 """Reading untyped values into typed ones, collecting every mistake.
 
-Owns how a mistake is told: the field's path, what it holds, what would be
-right. Forbidden: knowledge of the custom resource; `spec` says which fields
-there are.
+Owns what is wrong with one field, by what is known of it, and the words for it.
+Forbidden: knowledge of the custom resource; `description` says which fields there are.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import Any
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
 
 from dynamo_operator import quantities
+from dynamo_operator.field_types import (
+    QUANTITY_CHARACTERS_MAX,
+    QUANTITY_MAX,
+    QUANTITY_RIGHT,
+    Boolean,
+    Choice,
+    Decimal,
+    FieldType,
+    Group,
+    Inherited,
+    Integer,
+    Items,
+    PowerOfTwo,
+    Quantity,
+    Text,
+    TextMap,
+    Word,
+    Words,
+)
+from dynamo_operator.problems import Problems, shown, type_name
 
 _MISSING: Any = object()
+_Kind = TypeVar("_Kind")
 _BOOLEANS = "y, n, yes, no, on and off are booleans in YAML 1.1"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake in one field."""
-
-    path: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.path or 'the document'} {self.text}"
-
-
-@dataclass(slots=True)
-class Problems:
-    """The mistakes found so far."""
-
-    found: list[Problem] = field(default_factory=list)
-
-    def add(self, path: str, text: str) -> None:
-        self.found.append(Problem(path, text))
-
-    def clean(self, *paths: str) -> bool:
-        """Whether none of these fields, nor what they are in or hold, is known to be wrong.
-
-        Checks across fields ask this first, so that one mistake is told once.
-        """
-        return not any(
-            _within(problem.path, path) or _within(path, problem.path)
-            for problem in self.found
-            for path in paths
-        )
-
-
-def _within(inner: str, outer: str) -> bool:
-    return inner == outer or inner.startswith((f"{outer}.", f"{outer}["))
-
-
-def shown(value: object) -> str:
-    """A value as a manifest would hold it, with its type where that is the mistake."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def type_name(value: object) -> str:
-    """What people call the type of a value."""
-    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
-    names |= {dict: "an object", list: "a list", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
-
-
 class Fields:
-    """The fields of one object. Take each known one, then call `done`.
+    """The fields of one object, read by what is known of them.
 
-    A field that is null counts as left out, as the API server does it for
-    fields that have a default.
+    known: the fields there are; any other one is a mistake. A field that is null
+    counts as left out, as the API server does it. `otherwise` is taken for a field
+    that is left out, in place of its own default.
     """
 
-    def __init__(self, problems: Problems, path: str, value: object) -> None:
+    def __init__(
+        self, problems: Problems, path: str, value: object, known: Mapping[str, FieldType]
+    ) -> None:
         self.problems = problems
         self.path = path
-        self._known: set[str] = set()
+        self._known = known
         self._values: dict[str, Any] = {}
         self._broken = not isinstance(value, dict | None)  # told once, not for each field
         if isinstance(value, dict):
             self._values = value
         elif value is not None:
             problems.add(path, f"is {shown(value)} ({type_name(value)}): it must be an object")
+        for name in self._values:
+            if name not in known:
+                self.wrong(str(name), f"is no known field: {_nearest(str(name), known)}")
 
     def at(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -96,38 +71,41 @@ class Fields:
     def wrong(self, name: str, text: str) -> None:
         self.problems.add(self.at(name), text)
 
-    def missing(self, name: str, text: str) -> None:
-        if not self._broken:
-            self.wrong(name, f"is missing: {text}")
-
-    def done(self) -> None:
-        """Reports what was given and not taken, with the nearest name that exists."""
-        for name in self._values:
-            if name not in self._known:
-                self.wrong(str(name), f"is no known field: {_nearest(str(name), self._known)}")
-
-    def text(self, name: str, default: str = "", *, required: bool = False) -> str:
-        value = self._take(name)
-        if value is _MISSING:
-            if required:
-                self.missing(name, "it must be given")
+    def text(self, name: str) -> str:
+        kind = self._kind(name, Text)
+        value = self._text(name, kind.required)
+        default = kind.default or ""
+        if value is None:
             return default
-        if not isinstance(value, str):
-            self._wrong_type(name, value, "a string")
-            return default
+        right = "" if re.fullmatch(kind.pattern or ".*", value, re.DOTALL) else kind.right
+        return value if self._fits(name, value, kind.characters_max, right) else default
+
+    def word(self, name: str) -> str:
+        """A part of names. What makes it one is checked in `rules`."""
+        kind = self._kind(name, Word)
+        value = self._text(name, kind.required)
+        if value is None or not self._fits(name, value, kind.characters_max, ""):
+            return ""
         return value
 
-    def choice(self, name: str, default: str, options: Collection[str]) -> str:
-        value = self.text(name, default)
+    def choice(self, name: str, otherwise: str | None = None) -> str:
+        kind = self._kind(name, Choice)
+        default = otherwise or kind.default or ""
+        value = self._text(name, False)
+        if value is None:
+            return default
+        options = kind.options
         if value not in options:
             hint = difflib.get_close_matches(value.lower(), [o.lower() for o in options], n=1)
             meant = [o for o in options if hint and o.lower() == hint[0]]
-            more = f" (did you mean {meant[0]}?)" if meant else ""
-            self.wrong(name, f"is {shown(value)}: it must be one of {', '.join(options)}{more}")
+            more = f" (did you mean {meant[0]}?)" if meant and meant[0] else ""
+            listed = ", ".join(option or '""' for option in options)
+            self.wrong(name, f"is {shown(value)}: it must be one of {listed}{more}")
             return default
         return value
 
-    def boolean(self, name: str, default: bool) -> bool:
+    def boolean(self, name: str) -> bool:
+        default = bool(self._kind(name, Boolean).default)
         value = self._take(name)
         if value is _MISSING:
             return default
@@ -136,22 +114,42 @@ class Fields:
             return default
         return value
 
-    def integer(self, name: str, default: int, low: int, high: int) -> int:
-        value = self._take(name)
-        if value is _MISSING:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int):
-            self._wrong_type(name, value, "an integer")
-            return default
-        if not low <= value <= high:
+    def integer(self, name: str) -> int | None:
+        """None if it was left out and has no default."""
+        kind = self._kind(name, Integer)
+        value = self._integer(name)
+        if value is None:
+            if kind.required and not self.has(name):
+                self._missing(name, "it must be given")
+            return kind.default
+        low, high = kind.low, kind.high
+        if (low is not None and value < low) or (high is not None and value > high):
             self.wrong(name, f"is {value}: it must be between {low} and {high}")
-            return default
+            return kind.default
         return value
 
-    def decimal(
-        self, name: str, default: str, check: Callable[[Fraction], bool], right: str
-    ) -> str:
-        """A decimal written as a string; `right` says which ones are."""
+    def number(self, name: str) -> int:
+        """An integer that has a default, or is required."""
+        return self.integer(name) or 0
+
+    def power_of_two(self, name: str) -> int:
+        kind = self._kind(name, PowerOfTwo)
+        value = self._integer(name)
+        if value is None or value in kind.values:
+            return kind.default if value is None else value
+        near = [power for power in kind.values if value / 2 < power < value * 2]
+        hint = " or ".join(map(str, near or [kind.low if value < kind.low else kind.high]))
+        self.wrong(
+            name,
+            f"is {value}: it must be a power of two between {kind.low} and {kind.high}, "
+            f"such as {hint}",
+        )
+        return kind.default
+
+    def decimal(self, name: str) -> str:
+        """A decimal written as a string."""
+        kind = self._kind(name, Decimal)
+        default = kind.default or ""
         value = self._take(name)
         if value is _MISSING:
             return default
@@ -161,19 +159,20 @@ class Fields:
             )
             return default
         if not isinstance(value, str):
-            self._wrong_type(name, value, f"a string with {right}")
+            self._wrong_type(name, value, f"a string with {kind.right}")
             return default
-        try:
-            good = check(quantities.decimal(value))
-        except ValueError:
-            good = False
-        if not good:
-            self.wrong(name, f"is {shown(value)}: it must be {right}")
+        if not re.fullmatch(kind.pattern, value) or (kind.positive and not value.strip("0.")):
+            self.wrong(name, f"is {shown(value)}: it must be {kind.right}")
             return default
         return value
 
-    def quantity(self, name: str, default: str, *, positive: bool = False) -> str:
-        """A Kubernetes quantity, as text; integers are taken as kubectl takes them."""
+    def quantity(self, name: str, otherwise: str | None = None) -> str:
+        """A Kubernetes quantity, as text; integers are taken as kubectl takes them.
+
+        "" if it was left out and has no default.
+        """
+        kind = self._kind(name, Quantity)
+        default = otherwise or kind.default or ""
         value = self._take(name)
         if value is _MISSING:
             return default
@@ -182,60 +181,126 @@ class Fields:
         if not isinstance(value, str):
             self._wrong_type(name, value, 'a quantity in quotes, such as "500m" or "10Gi"')
             return default
+        if not self._fits(name, value, QUANTITY_CHARACTERS_MAX, ""):
+            return default
         try:
             amount = quantities.quantity(value)
         except ValueError:
-            self.wrong(
-                name,
-                f"is {shown(value)}: it must be a Kubernetes quantity, such as 500m, 2, 512Mi or "
-                "10Gi (Ki, Mi, Gi, Ti are powers of 1024, k, M, G, T of 1000)",
-            )
+            self.wrong(name, f"is {shown(value)}: {QUANTITY_RIGHT}")
             return default
-        if amount < 0 or (positive and amount == 0):
-            self.wrong(
-                name, f"is {shown(value)}: it must be {'above' if positive else 'at least'} 0"
-            )
+        if amount < 0 or (kind.positive and amount == 0):
+            low = "above" if kind.positive else "at least"
+            self.wrong(name, f"is {shown(value)}: it must be {low} 0")
+            return default
+        if amount > quantities.quantity(QUANTITY_MAX):
+            self.wrong(name, f"is {shown(value)}: it must be at most {QUANTITY_MAX}")
             return default
         return value
 
     def fields(self, name: str) -> Fields:
         """The object in a field; empty if it was left out."""
+        kind = self._known[name]
+        assert isinstance(kind, Group | Inherited)
         value = self._take(name)
-        return Fields(self.problems, self.at(name), None if value is _MISSING else value)
+        return Fields(
+            self.problems, self.at(name), None if value is _MISSING else value, kind.fields
+        )
 
-    def items(self, name: str) -> Iterator[tuple[str, Any]]:
-        """(path, value) of each item of a list; none if it was left out."""
-        value = self._take(name)
-        if value is _MISSING:
-            return
-        if not isinstance(value, list):
-            self._wrong_type(name, value, "a list")
-            return
-        for index, item in enumerate(value):
-            yield f"{self.at(name)}[{index}]", item
+    def items(self, name: str) -> list[Fields]:
+        """The objects of a list; none if it was left out."""
+        kind = self._kind(name, Items)
+        return [
+            Fields(self.problems, path, {} if item is None else item, kind.fields)
+            for path, item in self._list(name, kind.items_max)
+        ]
+
+    def words(self, name: str) -> list[str]:
+        """The words of a list. One that is no text keeps its place as "", so that paths go on
+        naming the right one."""
+        kind = self._kind(name, Words)
+        found = []
+        for path, item in self._list(name, kind.items_max):
+            text = _text_item(self.problems, path, item)
+            if text is not None and len(text) > kind.item.characters_max:
+                self.problems.add(path, _too_long(text, kind.item.characters_max))
+                text = None
+            found.append(text or "")
+        return found
 
     def texts(self, name: str) -> tuple[tuple[str, str], ...]:
         """A map of strings to strings, sorted."""
-        inner = self.fields(name)
-        return tuple((key, inner.text(key)) for key in sorted(inner.names()))
+        kind = self._kind(name, TextMap)
+        value = self._take(name)
+        if value is _MISSING:
+            return ()
+        one = Text("", characters_max=kind.characters_max, pattern=kind.pattern, right=kind.right)
+        given = {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else {}
+        inner = Fields(
+            self.problems,
+            self.at(name),
+            given if isinstance(value, dict) else value,
+            dict.fromkeys(given, one),
+        )
+        for key in given:
+            if kind.key_pattern and not re.fullmatch(kind.key_pattern, key):
+                self.wrong(name, f"has the key {shown(key)}: it must be {kind.key_right}")
+        if kind.values_max and len(given) > kind.values_max:
+            self.wrong(name, f"has {len(given)} entries: it must have at most {kind.values_max}")
+        return tuple((key, inner.text(key)) for key in sorted(given))
 
-    def quantity_map(self, name: str, defaults: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        """A map of names to quantities over defaults, sorted."""
-        inner = self.fields(name)
-        names = sorted({*inner.names(), *defaults})
-        return tuple((key, inner.quantity(key, defaults.get(key, "0"))) for key in names)
-
-    def names(self) -> list[str]:
-        return [str(name) for name in self._values]
-
-    def ignore(self, *names: str) -> None:
-        """Fields that are known and not ours to read."""
-        self._known.update(names)
+    def _kind(self, name: str, kind: type[_Kind]) -> _Kind:
+        known = self._known[name]
+        assert isinstance(known, kind)  # `parsing` reads each field as what it is described
+        return known
 
     def _take(self, name: str) -> Any:
-        self._known.add(name)
         value = self._values.get(name)
         return _MISSING if value is None else value
+
+    def _text(self, name: str, required: bool) -> str | None:
+        value = self._take(name)
+        if value is _MISSING:
+            if required:
+                self._missing(name, "it must be given")
+            return None
+        if not isinstance(value, str):
+            self._wrong_type(name, value, "a string")
+            return None
+        return value
+
+    def _integer(self, name: str) -> int | None:
+        value = self._take(name)
+        if value is _MISSING:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._wrong_type(name, value, "an integer")
+            return None
+        return value
+
+    def _list(self, name: str, items_max: int) -> list[tuple[str, Any]]:
+        value = self._take(name)
+        if value is _MISSING:
+            return []
+        if not isinstance(value, list):
+            self._wrong_type(name, value, "a list")
+            return []
+        if len(value) > items_max:
+            self.wrong(name, f"has {len(value)} items: it must have at most {items_max}")
+        return [(f"{self.at(name)}[{index}]", item) for index, item in enumerate(value)]
+
+    def _fits(self, name: str, value: str, characters_max: int, right: str) -> bool:
+        """Whether a text is short enough and, unless `right` says what would be, of its pattern."""
+        if characters_max and len(value) > characters_max:
+            self.wrong(name, _too_long(value, characters_max))
+        elif right:
+            self.wrong(name, f"is {shown(value)}: it must be {right}")
+        else:
+            return True
+        return False
+
+    def _missing(self, name: str, text: str) -> None:
+        if not self._broken:
+            self.wrong(name, f"is missing: {text}")
 
     def _wrong_type(self, name: str, value: object, right: str) -> None:
         more = ""
@@ -248,7 +313,7 @@ class Fields:
         self.wrong(name, f"is {shown(value)} ({type_name(value)}): it must be {right}{more}")
 
 
-def text_item(problems: Problems, path: str, value: object) -> str | None:
+def _text_item(problems: Problems, path: str, value: object) -> str | None:
     """One item of a list of strings, or None after reporting that it is none."""
     if isinstance(value, str):
         return value
@@ -259,6 +324,10 @@ def text_item(problems: Problems, path: str, value: object) -> str | None:
         more = f' (write "{value}" in quotes)'
     problems.add(path, f"is {shown(value)} ({type_name(value)}): it must be a string{more}")
     return None
+
+
+def _too_long(text: str, characters_max: int) -> str:
+    return f"is too long ({len(text)} characters): at most {characters_max} fit"
 
 
 def _nearest(name: str, known: Collection[str]) -> str:

@@ -30,6 +30,7 @@ _INT = re.compile(
     r"(?P<sign>[-+]?)(?:0b(?P<b>[01]+)|0x(?P<x>[0-9a-fA-F]+)|0o?(?P<o>[0-7]+)|(?P<d>0|[1-9]\d*))"
 )
 _FLOAT = re.compile(r"[-+]?(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?")
+_INTEGER_END = 2.0**63
 _NAN_OR_INF = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _TAG = "tag:yaml.org,2002:"
 _UNTAGGED = "untagged"
@@ -138,7 +139,10 @@ def scalar(text: str) -> bool | int | float | str | None:
     if _NAN_OR_INF.fullmatch(text):
         return float(text.replace(".", "", 1))
     if _FLOAT.fullmatch(plain) and text[0] != "_":
-        return float(plain)
+        number = float(plain)
+        # kubectl sends JSON, which writes 3.0 as 3; the API server takes that for an integer.
+        whole = number.is_integer() and abs(number) < _INTEGER_END
+        return int(number) if whole else number
     return text
 
 

@@ -1,6 +1,6 @@
 """The checks of a DynamoCluster that look at more than one field's shape.
 
-Owns what later stands in the CRD as CEL rules, with messages that say what to
+Owns what stands in the CustomResourceDefinition as CEL rules too, with messages that say what to
 do. Each rule asks first whether its fields are known to be wrong already.
 Forbidden: comparing with the present cluster or with an earlier spec.
 """
@@ -8,25 +8,19 @@ Forbidden: comparing with the present cluster or with an earlier spec.
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
-from dynamo_core.ring_checks import PARTITIONS_MAX, PARTITIONS_MIN
-from dynamo_operator.fields import Problems, shown
+from dynamo_operator.field_types import BOOLEAN_WRONG, BOOLEANS, NAME_PATTERN, NAME_RIGHT
+from dynamo_operator.pool_description import JOINED_NAME_CHARACTERS_MAX
+from dynamo_operator.problems import Problems, shown
 from dynamo_operator.quantities import quantity
 from dynamo_operator.spec import ClusterSpec, Pool
-
-JOINED_NAME_CHARACTERS_MAX = 52  # leaves room for "-ORDINAL" in a label of 63
-_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_BOOLEANS = {"y", "n", "yes", "no", "on", "off", "true", "false"}
-_NAME_RIGHT = "it must start with a lower-case letter, hold only a-z, 0-9 and -, and not end with -"
 
 
 def check(problems: Problems, name: str, spec: ClusterSpec) -> None:
     """Adds every broken rule to problems."""
-    if problems.clean("metadata.name") and not _NAME.fullmatch(name):
-        problems.add("metadata.name", f"is {shown(name)}: {_NAME_RIGHT}")
+    if problems.clean("metadata.name") and not re.fullmatch(NAME_PATTERN, name):
+        problems.add("metadata.name", f"is {shown(name)}: {NAME_RIGHT}")
     _check_quorum(problems, spec)
-    _check_partitions(problems, spec.partitions)
     _check_zones(problems, spec.zones)
     for index, pool in enumerate(spec.pools):
         _check_pool(problems, "spec" if index == 0 else f"spec.pools[{index - 1}]", pool)
@@ -57,23 +51,6 @@ def _check_quorum(problems: Problems, spec: ClusterSpec) -> None:
             )
 
 
-def _check_partitions(problems: Problems, partitions: int) -> None:
-    path = "spec.ring.partitions"
-    if not problems.clean(path):
-        return
-    power = partitions & (partitions - 1) == 0
-    if power and PARTITIONS_MIN <= partitions <= PARTITIONS_MAX:
-        return
-    below = 1 << (max(partitions, 1).bit_length() - 1)
-    near = sorted({min(max(p, PARTITIONS_MIN), PARTITIONS_MAX) for p in (below, below * 2)})
-    hint = " or ".join(str(p) for p in near) if not power else str(near[0 if below < 16 else -1])
-    problems.add(
-        path,
-        f"is {partitions}: it must be a power of two between {PARTITIONS_MIN} and "
-        f"{PARTITIONS_MAX}, such as {hint}",
-    )
-
-
 def _check_zones(problems: Problems, zones: tuple[str, ...]) -> None:
     for index, zone in enumerate(zones):
         path = f"spec.zones[{index}]"
@@ -85,12 +62,10 @@ def _check_zones(problems: Problems, zones: tuple[str, ...]) -> None:
 
 
 def _check_word(problems: Problems, path: str, word: str) -> None:
-    if word in _BOOLEANS:
-        problems.add(
-            path, f"is {shown(word)}: YAML 1.1 reads that as a boolean, choose another name"
-        )
-    elif not _NAME.fullmatch(word):
-        problems.add(path, f"is {shown(word)}: {_NAME_RIGHT}")
+    if word in BOOLEANS:
+        problems.add(path, f"is {shown(word)}: {BOOLEAN_WRONG}")
+    elif not re.fullmatch(NAME_PATTERN, word):
+        problems.add(path, f"is {shown(word)}: {NAME_RIGHT}")
 
 
 def _check_pool(problems: Problems, path: str, pool: Pool) -> None:
@@ -108,6 +83,8 @@ def _check_pool(problems: Problems, path: str, pool: Pool) -> None:
             problems.add(f"{at}.value", "must be left out when the operator is Exists")
         if toleration.operator == "Equal" and not toleration.key and problems.clean(at):
             problems.add(f"{at}.key", "is empty: that takes the operator Exists")
+        if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
+            problems.add(f"{at}.tolerationSeconds", "takes the effect NoExecute")
 
 
 def _check_pool_names(problems: Problems, spec: ClusterSpec) -> None:
@@ -156,19 +133,6 @@ def _check_joined_names(problems: Problems, name: str, spec: ClusterSpec) -> Non
 
 
 def _check_rest(problems: Problems, spec: ClusterSpec) -> None:
-    endpoint = spec.tracing.endpoint
-    if endpoint and problems.clean("spec.tracing.endpoint"):
-        try:
-            parts = urlsplit(endpoint)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname)
-        except ValueError:
-            good = False
-        if not good:
-            problems.add(
-                "spec.tracing.endpoint",
-                f"is {shown(endpoint)}: it must be a URL such as http://jaeger-collector:4317, "
-                "or empty",
-            )
     limits = spec.limits
     if (
         problems.clean("spec.limits.valueBytesMax", "spec.limits.objectBytesMax")

@@ -13,6 +13,11 @@ from dynamo_operator.spec import DynamoCluster
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
+# What these show is accepted, and said to be not carried out yet.
+NOT_YET = {
+    "tls": {"spec.security.tls.mode", "spec.security.clientAuth.mode"},
+    "traced": {"spec.tracing.endpoint"},
+}
 HEAD = "apiVersion: dynamocluster.io/v1alpha1\nkind: DynamoCluster\n"
 
 
@@ -45,10 +50,12 @@ def cases(*words: str) -> list[str]:
         ("0b101", 5),
         ("010", 8),
         ("0o10", 8),
-        ("08", 8.0),
+        ("08", 8),
         ("1.5", 1.5),
         (".5", 0.5),
-        ("1e3", 1000.0),
+        ("1e3", 1000),
+        ("3.0", 3),
+        ("1e30", 1e30),
         ("12:30:00", "12:30:00"),
         ("2024-01-02", "2024-01-02"),
         ("2024-01-02T03:04:05Z", "2024-01-02T03:04:05Z"),
@@ -137,11 +144,12 @@ def test_exactly_one_cluster_is_wanted(text: str, told: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
-def test_every_example_can_be_carried_out(path: Path) -> None:
+def test_every_example_can_be_carried_out_or_says_that_it_cant_yet(path: Path) -> None:
     cluster = manifest.read(path.read_text(), path.name).cluster
     made = plan(cluster, Observed("", None, None, nobody(cluster)), "2026-01-31T12:00:00Z")
-    assert made.act
-    assert not made.refusals
+    refused = {refusal.field for refusal in made.refusals}
+    assert refused == NOT_YET.get(path.stem, set())
+    assert bool(made.act) == (not refused)
 
 
 def nobody(cluster: DynamoCluster) -> dict[str, ObservedNode]:
