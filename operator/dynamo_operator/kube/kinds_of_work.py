@@ -1,0 +1,58 @@
+"""What is going on, in one word: the operation's kind, and the reason of Progressing.
+
+Owns these words. Forbidden: deciding what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynamo_operator.kube.kube_plan import KubePlan
+from dynamo_operator.kube.kube_steps import (
+    AnyStep,
+    DeletePod,
+    Ensure,
+    EvictPod,
+    PutTemplate,
+    ScaleSet,
+)
+from dynamo_operator.steps import (
+    AwaitDrained,
+    AwaitMoves,
+    AwaitWhole,
+    CreateIdentity,
+    DecideRing,
+    RestartNode,
+)
+
+_ROLL = (RestartNode, EvictPod, PutTemplate, AwaitWhole)
+
+
+def kind_of_work(made: KubePlan) -> str:
+    """Create, ScaleDown, ScaleUp, Move, Roll, Replace, Update or Wait."""
+    steps = made.to_do
+    if _any(steps, CreateIdentity) or _first_ring(steps):
+        return "Create"
+    if _any(steps, AwaitDrained) or _lowers(steps):
+        return "ScaleDown"
+    if _any(steps, DecideRing, ScaleSet):
+        return "ScaleUp"
+    if _any(steps, AwaitMoves):
+        return "Move"
+    if _any(steps, *_ROLL):
+        return "Roll"
+    if _any(steps, DeletePod):
+        return "Replace"
+    return "Update" if _any(steps, Ensure) else "Wait"
+
+
+def _any(steps: Sequence[AnyStep], *kinds: type) -> bool:
+    return any(isinstance(step, kinds) for step in steps)
+
+
+def _first_ring(steps: Sequence[AnyStep]) -> bool:
+    return any(isinstance(s, DecideRing) and s.what.startswith("the first ring") for s in steps)
+
+
+def _lowers(steps: Sequence[AnyStep]) -> bool:
+    return any(isinstance(s, ScaleSet) and s.replicas < s.before for s in steps)
