@@ -1,0 +1,184 @@
+"""The operator's objects on a real API server, written with no more rights than its role gives."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.operator.api_server import MISSING, WHY_SKIPPED, ApiServer, api_server
+
+from dynamo_operator.kube import names, rbac
+from dynamo_operator.kube.api import Api
+from dynamo_operator.kube.connection import Connection
+from dynamo_operator.kube.crd import crd
+from dynamo_operator.kube.observing import Network, Observer
+from dynamo_operator.kube.reconcile import ClusterPasses
+from dynamo_operator.kube.telling import Teller
+from dynamo_operator.kube.world import Surroundings
+
+if MISSING:
+    pytest.skip(WHY_SKIPPED, allow_module_level=True)
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+CLUSTERS = "/apis/dynamocluster.io/v1alpha1/namespaces/default/dynamoclusters"
+AROUND = Surroundings(
+    names.Release("1.0.0", "dynamo-node:1.0.0"),
+    "default",
+    {"app.kubernetes.io/name": "dynamo-operator"},
+)
+WRITTEN = (
+    "/apis/apps/v1/namespaces/default/statefulsets",
+    "/api/v1/namespaces/default/services",
+    "/api/v1/namespaces/default/configmaps",
+    "/api/v1/namespaces/default/secrets",
+    "/api/v1/namespaces/default/serviceaccounts",
+    "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
+    "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
+    CLUSTERS,
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with api_server(tmp_path_factory.mktemp("kube")) as running:
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        assert running.ask("POST", path, crd())[0] == 201
+        deadline = time.monotonic() + 30
+        while running.ask("GET", CLUSTERS)[0] != 200:
+            assert time.monotonic() < deadline, "the definition is never established"
+            time.sleep(0.05)
+        yield running
+
+
+def made(server: ApiServer, path: str, body: Any) -> Any:
+    status, told = server.ask("POST", path, body)
+    assert status == 201, told
+    return told
+
+
+@pytest.fixture
+async def api(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Api]:
+    """The operator's door, as a service account with the operator's role."""
+    name = f"operator-{tmp_path.name}".replace("_", "-").lower()[:60].strip("-")
+    made(server, "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": name}})
+    role = {"metadata": {"name": name}, "rules": rbac.cluster_rules()}
+    made(server, f"{RBAC}/clusterroles", role)
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
+    made(server, f"{RBAC}/clusterrolebindings", binding)
+    asked = f"/api/v1/namespaces/default/serviceaccounts/{name}/token"
+    token = made(server, asked, {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+    file = server.kubeconfig(tmp_path / "kubeconfig")
+    config = json.loads(file.read_text())
+    config["users"][0]["user"]["token"] = token
+    file.write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    connection = await Connection.open()
+    try:
+        yield Api(connection)
+    finally:
+        await connection.close()
+
+
+def versions(server: ApiServer) -> dict[tuple[str, str], str]:
+    found = {}
+    for path in WRITTEN:
+        for one in server.ask("GET", path)[1]["items"]:
+            found[path, one["metadata"]["name"]] = one["metadata"]["resourceVersion"]
+    return found
+
+
+async def passes(server: ApiServer, api: Api, name: str, count: int) -> None:
+    """So many passes over a cluster whose pods nobody starts."""
+    uid = server.ask("GET", f"{CLUSTERS}/{name}")[1]["metadata"]["uid"]
+    owner = names.Owner(name, "default", uid)
+    reconciler = ClusterPasses(api, AROUND, Network())
+    observer, teller = Observer(api, AROUND, Network()), Teller(api, owner)
+    try:
+        for _ in range(count):
+            await reconciler._pass(owner, observer, teller)
+    finally:
+        await observer.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("plain", {}),
+        (
+            "whole",
+            {
+                "replicas": 3,
+                "zones": ["a", "b", "c"],
+                "storage": {"size": "1Gi", "whenDeleted": "Delete"},
+                "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}},
+                "pools": [
+                    {
+                        "name": "large",
+                        "replicas": 2,
+                        "capacity": "2",
+                        "nodeSelector": {"disk": "fast"},
+                        "tolerations": [{"key": "big", "operator": "Exists"}],
+                    }
+                ],
+            },
+        ),
+    ],
+)
+async def test_what_is_made_is_taken_and_then_left_alone(
+    server: ApiServer, api: Api, name: str, spec: dict[str, Any]
+) -> None:
+    made(
+        server,
+        CLUSTERS,
+        {
+            "apiVersion": "dynamocluster.io/v1alpha1",
+            "kind": "DynamoCluster",
+            "metadata": {"name": name},
+            "spec": spec,
+        },
+    )
+    await passes(server, api, name, 4)
+    status = server.ask("GET", f"{CLUSTERS}/{name}")[1]["status"]
+    conditions = {one["type"]: one for one in status["conditions"]}
+    assert conditions["Blocked"]["status"] == "False", conditions["Blocked"]
+    assert conditions["Available"]["reason"] == "NoRing"
+    sets = server.ask("GET", WRITTEN[0])[1]["items"]
+    mine = [one for one in sets if one["metadata"]["name"].startswith(f"{name}-")]
+    wanted = sum(one["spec"]["replicas"] for one in mine)
+    assert wanted == status["nodesTotal"]
+    before = versions(server)
+    assert {path for path, _ in before} >= set(WRITTEN[:4])
+    await passes(server, api, name, 3)
+    assert versions(server) == before, "nothing is written that stands there"
+    events = server.ask("GET", "/apis/events.k8s.io/v1/namespaces/default/events")[1]["items"]
+    assert any(one["regarding"]["name"] == name for one in events)
+
+
+async def test_an_edit_changes_the_template_and_comes_to_rest(server: ApiServer, api: Api) -> None:
+    body = {
+        "apiVersion": "dynamocluster.io/v1alpha1",
+        "kind": "DynamoCluster",
+        "metadata": {"name": "edited"},
+        "spec": {},
+    }
+    made(server, CLUSTERS, body)
+    await passes(server, api, "edited", 4)
+    path = f"{WRITTEN[0]}/edited-default"
+    first = server.ask("GET", path)[1]["spec"]["template"]
+    change = {"spec": {"resources": {"requests": {"cpu": "250m"}}}}
+    kind = "application/merge-patch+json"
+    assert server.ask("PATCH", f"{CLUSTERS}/edited", change, kind)[0] == 200
+    await passes(server, api, "edited", 3)
+    second = server.ask("GET", path)[1]["spec"]["template"]
+    container = second["spec"]["containers"][0]
+    assert container["resources"]["requests"]["cpu"] == "250m"
+    assert second != first
+    before = versions(server)
+    await passes(server, api, "edited", 2)
+    assert versions(server) == before
