@@ -16,21 +16,26 @@ from typing import Any, Final
 from dynamo_core.ring import Ring
 from dynamo_operator.kube import kinds, names, objects_plan
 from dynamo_operator.kube.api import Api
-from dynamo_operator.kube.belonging import claim_of, controlled_by, pod_of, references
+from dynamo_operator.kube.belonging import claim_of, controlled_by, pod_of
 from dynamo_operator.kube.errors import Forbidden, NotFound
 from dynamo_operator.kube.facts import Facts, Transfer
 from dynamo_operator.kube.kept import given_up, may_know, read_kept, read_secrets
 from dynamo_operator.kube.kinds import Kind
-from dynamo_operator.kube.templates import config_of
+from dynamo_operator.kube.seeing import (
+    claim_seen,
+    host_seen,
+    pod_seen,
+    reach,
+    set_seen,
+    transfer,
+)
 from dynamo_operator.kube.world import (
-    ClaimSeen,
     HostSeen,
     Object,
     PodSeen,
     SetSeen,
     Surroundings,
     World,
-    revision,
 )
 from dynamo_operator.layout import places, pool_named
 from dynamo_operator.nodes import Nodes, Probe
@@ -48,16 +53,6 @@ _PARTS: Final = (
     kinds.SERVICE_MONITOR,
 )
 _KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in kinds.USES}
-_BAD: Final = (
-    "CrashLoopBackOff",
-    "ImagePullBackOff",
-    "ErrImagePull",
-    "InvalidImageName",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-)
-_OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 
 
 def now() -> str:
@@ -136,7 +131,9 @@ class Observer:
         bare = Observed("", kept.ring, kept.accepted, {})
         wanted = carried_out(cluster, bare)
         seen_sets = {
-            one["metadata"]["name"]: _set(one) for one in sets if controlled_by(one, (owner.uid,))
+            one["metadata"]["name"]: set_seen(one)
+            for one in sets
+            if controlled_by(one, (owner.uid,))
         }
         uids = [one.uid for one in seen_sets.values()]
         by_name: dict[str, Object] = {
@@ -147,8 +144,8 @@ class Observer:
         }
         await self._strangers(wanted, uids, by_name, own_claims, objects)
         hosts, volumes, growing, unseen = await self._surroundings(own_claims.values())
-        seen_pods = {name: _pod(pod, hosts) for name, pod in by_name.items()}
-        seen_claims = {name: _claim(one) for name, one in own_claims.items()}
+        seen_pods = {name: pod_seen(pod, hosts) for name, pod in by_name.items()}
+        seen_claims = {name: claim_seen(one) for name, one in own_claims.items()}
         asked = () if kept.ring else may_know(wanted, seen_claims, cluster_id)
         known = (*_node_names(wanted, kept.ring, seen_sets, seen_pods), *asked)
         known = tuple(dict.fromkeys(known))
@@ -269,7 +266,8 @@ class Observer:
         hosts = volumes = growing = None
         try:
             hosts = {
-                one["metadata"]["name"]: _host(one) for one in await self.api.list_all(kinds.NODE)
+                one["metadata"]["name"]: host_seen(one)
+                for one in await self.api.list_all(kinds.NODE)
             }
         except Forbidden:
             unseen.append("Nodes")
@@ -278,7 +276,7 @@ class Observer:
             found = await asyncio.gather(
                 *(self.api.get(kinds.VOLUME, None, name) for name in wanted if name)
             )
-            volumes = {one["metadata"]["name"]: _reach(one) for one in found if one is not None}
+            volumes = {one["metadata"]["name"]: reach(one) for one in found if one is not None}
         except Forbidden:
             unseen.append("PersistentVolumes")
         try:
@@ -318,7 +316,7 @@ class Observer:
             if probe.status and probe.status.handover and probe.status.handover.pulling
         ]
         found = await asyncio.gather(*(self.nodes.transfers(n, addresses[n]) for n in asked))
-        return [_transfer(one) for listed in found for one in listed]
+        return [transfer(one) for listed in found for one in listed]
 
     def _node(
         self,
@@ -374,118 +372,3 @@ def _node_names(
         found += [f"{one.name}-{ordinal}" for ordinal in range(one.replicas)]
     found += [name for name in pods if names.split_pod(name)[0] in sets]
     return tuple(dict.fromkeys(found))
-
-
-def _set(found: Object) -> SetSeen:
-    at, spec = found["metadata"], found["spec"]
-    labels = at.get("labels") or {}
-    return SetSeen(
-        name=at["name"],
-        pool=labels.get(names.POOL_LABEL, ""),
-        zone=labels.get(names.ZONE_LABEL, ""),
-        uid=at["uid"],
-        version=at["resourceVersion"],
-        replicas=int(spec.get("replicas", 1)),
-        template=spec.get("template") or {},
-        annotations=at.get("annotations") or {},
-    )
-
-
-def _pod(found: Object, hosts: Mapping[str, HostSeen] | None) -> PodSeen:
-    at, spec, state = found["metadata"], found.get("spec") or {}, found.get("status") or {}
-    conditions = {one["type"]: one for one in state.get("conditions") or []}
-    containers = state.get("containerStatuses") or []
-    waiting = [c["state"]["waiting"] for c in containers if (c.get("state") or {}).get("waiting")]
-    reasons = [str(one.get("reason", "")) for one in waiting]
-    host = str(spec.get("nodeName") or "")
-    heard = hosts is None or not host or (host in hosts and hosts[host].ready)
-    trouble = _trouble(conditions, waiting, host, heard)
-    return PodSeen(
-        name=at["name"],
-        uid=at["uid"],
-        version=at["resourceVersion"],
-        host=host,
-        created_at=at.get("creationTimestamp", ""),
-        running=heard,
-        ready=heard and (conditions.get("Ready") or {}).get("status") == "True",
-        deleting=bool(at.get("deletionTimestamp")),
-        revision=revision(at.get("annotations") or {}),
-        failing=any(reason in _BAD for reason in reasons)
-        or state.get("phase") == "Failed"
-        or (conditions.get("PodScheduled") or {}).get("status") == "False",
-        unready=heard and (conditions.get("ContainersReady") or {}).get("status") == "False",
-        trouble=trouble,
-        config=config_of(found),
-        pinned_image=str((at.get("annotations") or {}).get(names.PINNED_IMAGE, "")),
-    )
-
-
-def _trouble(
-    conditions: Mapping[str, Mapping[str, Any]],
-    waiting: Iterable[Mapping[str, Any]],
-    host: str,
-    heard: bool,
-) -> str:
-    """Why a pod doesn't serve, as Kubernetes says it; "" if it says nothing."""
-    if not heard:
-        return f"Node {host} is gone or not ready"
-    scheduled = conditions.get("PodScheduled") or {}
-    if scheduled.get("status") == "False":
-        return f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}"[:300]
-    for one in waiting:
-        if one.get("reason") in _BAD:
-            return f"{one['reason']}: {one.get('message', '')}"[:300]
-    return ""
-
-
-def _claim(found: Object) -> ClaimSeen:
-    at, spec, state = found["metadata"], found.get("spec") or {}, found.get("status") or {}
-    asked = ((spec.get("resources") or {}).get("requests") or {}).get("storage", "")
-    return ClaimSeen(
-        name=at["name"],
-        pod=names.pod_of_claim(at["name"]),
-        uid=at["uid"],
-        version=at["resourceVersion"],
-        phase=str(state.get("phase", "")),
-        volume=str(spec.get("volumeName") or ""),
-        wanted=str(asked),
-        size=str((state.get("capacity") or {}).get("storage", "")),
-        storage_class=str(spec.get("storageClassName") or ""),
-        annotations=at.get("annotations") or {},
-        references=references(found),
-        deleting=bool(at.get("deletionTimestamp")),
-    )
-
-
-def _host(found: Object) -> HostSeen:
-    conditions = (found.get("status") or {}).get("conditions") or []
-    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-    taints = (found.get("spec") or {}).get("taints") or []
-    return HostSeen(ready, any(one.get("key") == _OUT_OF_SERVICE for one in taints))
-
-
-def _reach(volume: Object) -> tuple[str, ...] | None:
-    """The Nodes that a volume is bound to by name; None if it isn't bound so."""
-    required = ((volume.get("spec") or {}).get("nodeAffinity") or {}).get("required") or {}
-    found: list[str] = []
-    for term in required.get("nodeSelectorTerms") or []:
-        for one in (*(term.get("matchExpressions") or []), *(term.get("matchFields") or [])):
-            by_name = one.get("key") in ("kubernetes.io/hostname", "metadata.name")
-            if by_name and one.get("operator") == "In":
-                found += one.get("values") or []
-            elif not by_name:
-                return None  # a zone, say: other Nodes may come to be in it
-    return tuple(found) or None
-
-
-def _transfer(one: Mapping[str, Any]) -> Transfer:
-    eta = one.get("eta_seconds")
-    return Transfer(
-        source=str(one["from"]),
-        to=str(one["to"]),
-        bytes_done=int(one["bytes_done"]),
-        bytes_total=int(one["bytes_total"]),
-        bytes_per_second=float(one.get("bytes_per_second") or 0.0),
-        eta_s=None if eta is None else float(eta),
-        stalled=str(one.get("stalled") or ""),
-    )
