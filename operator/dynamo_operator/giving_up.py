@@ -42,8 +42,10 @@ def refusal(ring: Ring, member: Member, nodes: Mapping[str, ObservedNode]) -> st
 
 
 def _whole(node: ObservedNode | None) -> bool:
-    return node is not None and node.ready and not _recovering(node)
+    return node is not None and node.whole
 
 
-def _recovering(node: ObservedNode) -> bool:
-    return node.status is not None and node.status.state == "recovering"
+def was_given_up(ring: Ring, name: str) -> bool:
+    """Whether that is the last that the ring's history says of this name."""
+    last = next((entry.event for entry in reversed(ring.history) if entry.name == name), "")
+    return last == "given-up"

@@ -105,6 +105,16 @@ class ObservedNode:
         return self.status is not None and self.status.ready and not self.failing
 
     @property
+    def recovering(self) -> bool:
+        """Whether it says so: it takes writes, and says nothing of what it may lack."""
+        return self.status is not None and self.status.state == "recovering"
+
+    @property
+    def whole(self) -> bool:
+        """Whether others can rely on what it has."""
+        return self.ready and not self.recovering
+
+    @property
     def serves_nobody(self) -> bool:
         """Whether that is known, by its own word or that of whoever runs it."""
         return self.failing or (self.status is not None and not self.status.ready)

@@ -16,7 +16,7 @@ from dynamo_core.errors import CallerError
 from dynamo_core.placement import Candidate, first_ring, next_ring
 from dynamo_core.placement_report import problems
 from dynamo_core.ring import Member, Ring
-from dynamo_operator.giving_up import refusal
+from dynamo_operator.giving_up import refusal, was_given_up
 from dynamo_operator.layout import Place, leaving_order, places, pool_named
 from dynamo_operator.observed import Observed, ObservedNode
 from dynamo_operator.proof import not_drained
@@ -227,8 +227,7 @@ def _removal(cluster: DynamoCluster, observed: Observed, ring: Ring, name: str) 
     """Deletes data only by the wish of its pool, and never that of a node that was given up."""
     pool = pool_named(cluster, name)
     wish = pool.storage.when_scaled if pool else observed.nodes[name].when_scaled
-    last = next((entry.event for entry in reversed(ring.history) if entry.name == name), "")
-    return RemoveNode(name, keep_data=wish != "Delete" or last == "given-up")
+    return RemoveNode(name, keep_data=wish != "Delete" or was_given_up(ring, name))
 
 
 def _newcomer(place: Place, node: ObservedNode) -> Candidate:

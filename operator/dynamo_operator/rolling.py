@@ -141,7 +141,7 @@ def _not_whole(ring: Ring, node: ObservedNode | None) -> str:
         return "doesn't answer"
     if not status.ready:
         return "is not ready"
-    if status.state == "recovering":
+    if node.recovering:
         return "is recovering"
     if (status.ring_epoch, status.ring_id) != (ring.epoch, ring.id):
         return f"has yet to take the ring of epoch {ring.epoch}"

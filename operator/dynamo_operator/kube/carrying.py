@@ -185,8 +185,7 @@ class Carrier:
         step: Own | Annotate | ScaleSet | PutTemplate | GrowClaim,
         sight: Sight,
     ) -> None:
-        kind = step.kind if isinstance(step, Own | Annotate) else _kind_of(step)
-        self._first(kind, step.name)
+        self._first(step.kind, step.name)
         match step:
             case Own(_, _, uid, version, _, references):
                 owners = [dict(one) for one in references]
@@ -203,7 +202,7 @@ class Carrier:
                 changes = {"metadata": _seen(uid, version), "spec": spec}
             case PutTemplate():
                 changes = _template(step, sight)
-        await self.api.patch(_KINDS[kind], cluster.namespace, step.name, changes)
+        await self.api.patch(_KINDS[step.kind], cluster.namespace, step.name, changes)
         reason = _TOLD.get(type(step))
         if reason:
             self.teller.did(reason, str(step))
@@ -272,9 +271,9 @@ class Carrier:
     async def _accept(self, cluster: DynamoCluster, sight: Sight) -> None:
         if sight.ring_version:
             self._first("ConfigMap", names.ring_map(cluster.name))
-            await self._keep(cluster, sight, {ACCEPTED_KEY: self._accepted(cluster, sight)})
+            await self._keep(cluster, sight, {ACCEPTED_KEY: self._accepted()})
 
-    def _accepted(self, cluster: DynamoCluster, sight: Sight) -> str:
+    def _accepted(self) -> str:
         """What is carried out from now on: this spec, unless it is refused."""
         return json.dumps(self.value, sort_keys=True)
 
@@ -290,7 +289,7 @@ class Carrier:
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": metadata(cluster, owner, names.ring_map(cluster.name), "ring"),
-            "data": {RING_KEY: text, ACCEPTED_KEY: self._accepted(cluster, sight)},
+            "data": {RING_KEY: text, ACCEPTED_KEY: self._accepted()},
         }
         await self.api.create(kinds.CONFIG_MAP, body)
 
@@ -360,10 +359,6 @@ def _spent(ring: Ring, sight: Sight) -> dict[str, str]:
         if before is not None and before.node_named(name) and not ring.node_named(name)
     ]
     return {SPENT_KEY: json.dumps([*sight.spent, *new][-SPENT_MAX:])} if new else {}
-
-
-def _kind_of(step: ScaleSet | PutTemplate | GrowClaim) -> str:
-    return "PersistentVolumeClaim" if isinstance(step, GrowClaim) else "StatefulSet"
 
 
 def _seen(uid: str, version: str) -> dict[str, Any]:

@@ -126,11 +126,7 @@ def _ready(node: ObservedNode | None) -> bool:
 
 def _answers(node: ObservedNode | None) -> bool:
     """Whether it can be read from: a recovering one says nothing of what it lacks."""
-    return node is not None and node.ready and not _recovers(node)
-
-
-def _recovers(node: ObservedNode) -> bool:
-    return node.status is not None and node.status.state == "recovering"
+    return node is not None and node.whole
 
 
 def _silent(node: ObservedNode | None) -> bool:
@@ -163,7 +159,7 @@ def _degraded(world: World, made: KubePlan, facts: Facts) -> Told:
         if node is None or node.status is None:
             why = f": {pod.trouble}" if pod is not None and pod.trouble else ""
             found.append(f"{member.name} {'has no pod' if pod is None else 'does not answer'}{why}")
-        elif _recovers(node):
+        elif node.recovering:
             found.append(f"{member.name} is recovering")
         elif not node.ready:
             found.append(f"{member.name} is not ready ({node.status.state})")

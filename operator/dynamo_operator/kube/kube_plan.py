@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dynamo_operator import plan as base_plan
+from dynamo_operator.giving_up import was_given_up
 from dynamo_operator.kube import claims_plan, losses, names, objects_plan, sets_plan
 from dynamo_operator.kube.kube_steps import (
     AnyStep,
@@ -158,8 +159,6 @@ def _meant(world: World, made: Plan) -> Iterable[AnyStep]:
                 yield from _restart(world, name, step)
             case RemoveNode(name):
                 yield from _remove(world, name, step)
-            case Refused():
-                pass
             case _:
                 yield step
 
@@ -203,8 +202,8 @@ def _remove(world: World, name: str, step: RemoveNode) -> Iterable[AnyStep]:
     if world.named(name):
         yield step  # by a ring that is yet to be decided
         return
-    last = next((entry.event for entry in reversed(ring.history) if entry.name == name), "")
-    marks = claims_plan.drained(world, name, ring.epoch) if last != "given-up" else []
+    given_up = was_given_up(ring, name)
+    marks = [] if given_up else claims_plan.drained(world, name, ring.epoch)
     if marks:
         yield from marks
         return  # what is seen marked is let go: a mark may be lost

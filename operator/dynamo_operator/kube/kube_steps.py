@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from dynamo_operator.steps import Step
 
@@ -98,6 +98,7 @@ class Annotate:
 class ScaleSet:
     """Set a StatefulSet's replicas; lowered only with the proof that nobody is missed."""
 
+    kind: ClassVar[str] = "StatefulSet"
     name: str
     version: str
     before: int
@@ -111,6 +112,7 @@ class ScaleSet:
 class PutTemplate:
     """Change a StatefulSet's pod template; no pod is touched by that."""
 
+    kind: ClassVar[str] = "StatefulSet"
     name: str
     version: str
     template: Mapping[str, Any] = field(hash=False)
@@ -125,6 +127,7 @@ class PutTemplate:
 class GrowClaim:
     """Ask for a larger volume."""
 
+    kind: ClassVar[str] = "PersistentVolumeClaim"
     name: str
     uid: str
     version: str

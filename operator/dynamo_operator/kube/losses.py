@@ -72,8 +72,7 @@ def _not_whole(world: World, but: str) -> list[str]:
     found = []
     for member in ring.everybody:
         node = nodes.get(member.name)
-        status = node.status if node is not None and node.ready else None
-        if member.name != but and (status is None or status.state == "recovering"):
+        if member.name != but and not (node is not None and node.whole):
             found.append(member.name)
     return found
 

@@ -1,7 +1,7 @@
 """What stands at the top of every object: name, labels, and whose it is.
 
-Owns the metadata that all builders share. Forbidden: annotations (what they mean
-is the builders'), and anything that depends on what is observed.
+Owns the metadata that all builders share. Forbidden: what annotations mean, which is the
+builders', and anything that depends on what is observed.
 """
 
 from __future__ import annotations
@@ -36,3 +36,8 @@ def metadata(
     if owner is not None:
         made["ownerReferences"] = [names.owner_reference(owner)]
     return made
+
+
+def annotations_of(found: Mapping[str, Any]) -> Mapping[str, str]:
+    """The annotations of an object or a pod template, {} without any."""
+    return (found.get("metadata") or {}).get("annotations") or {}

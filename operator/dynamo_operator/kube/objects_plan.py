@@ -154,8 +154,7 @@ def steady(world: World) -> bool:
     ring, nodes = world.observed.ring, world.observed.nodes
     if ring is None or not is_settled(ring, nodes):
         return False
-    statuses = [nodes[member.name].status for member in ring.members if member.name in nodes]
-    return not any(status is not None and status.state == "recovering" for status in statuses)
+    return not any(nodes[m.name].recovering for m in ring.members if m.name in nodes)
 
 
 def leftovers(world: World, cluster: DynamoCluster, planned: Iterable[AnyStep]) -> list[AnyStep]:

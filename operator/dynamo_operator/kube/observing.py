@@ -115,13 +115,7 @@ class Observer:
                 for kind in (kinds.STATEFUL_SET, kinds.POD, kinds.CLAIM)
             )
         )
-        objects = await self._objects(cluster, labels)
-        objects |= {("StatefulSet", one["metadata"]["name"]): one for one in sets}
-        for name in names.set_names(cluster):
-            if ("StatefulSet", name) not in objects:
-                found = await self.api.get(kinds.STATEFUL_SET, namespace, name)
-                if found is not None:
-                    objects["StatefulSet", name] = found
+        objects = await self._objects(cluster, labels, sets)
         identity, token, damaged = read_secrets(cluster, objects)
         kept = read_kept(cluster, objects.get(("ConfigMap", names.ring_map(cluster.name))))
         damaged += kept.damaged
@@ -147,8 +141,7 @@ class Observer:
         seen_pods = {name: pod_seen(pod, hosts) for name, pod in by_name.items()}
         seen_claims = {name: claim_seen(one) for name, one in own_claims.items()}
         asked = () if kept.ring else may_know(wanted, seen_claims, cluster_id)
-        known = (*_node_names(wanted, kept.ring, seen_sets, seen_pods), *asked)
-        known = tuple(dict.fromkeys(known))
+        known = _node_names(wanted, kept.ring, seen_sets, seen_pods, asked)
         addresses = {
             name: at for name, pod in by_name.items() if (at := self.network.probe(pod)) is not None
         }
@@ -199,10 +192,11 @@ class Observer:
         return kept.accepted if kept.accepted_by in ("", owner.uid) else None
 
     async def _objects(
-        self, cluster: DynamoCluster, labels: Mapping[str, str]
+        self, cluster: DynamoCluster, labels: Mapping[str, str], sets: Iterable[Object]
     ) -> dict[tuple[str, str], Object]:
-        """What carries this cluster's label, and what stands under its names without it."""
-        found: dict[tuple[str, str], Object] = {}
+        """What carries this cluster's label (sets is that already), and what stands under its
+        names without it."""
+        found = {(kinds.STATEFUL_SET.name, one["metadata"]["name"]): one for one in sets}
         lists = await asyncio.gather(
             *(self._listed(kind, cluster.namespace, labels) for kind in _PARTS)
         )
@@ -364,11 +358,14 @@ def _node_names(
     ring: Ring | None,
     sets: Mapping[str, SetSeen],
     pods: Mapping[str, PodSeen],
+    asked: Iterable[str],
 ) -> tuple[str, ...]:
-    """Whom the spec wants, whom the ring names, and whoever else has a pod or will get one."""
+    """Whom the spec wants, whom the ring names, whoever else has a pod or will get one, and who
+    is asked for a ring that was lost."""
     found = [place.name for place in places(cluster)]
     found += [member.name for member in ring.everybody] if ring else []
     for one in sets.values():
         found += [f"{one.name}-{ordinal}" for ordinal in range(one.replicas)]
     found += [name for name in pods if names.split_pod(name)[0] in sets]
+    found += asked
     return tuple(dict.fromkeys(found))

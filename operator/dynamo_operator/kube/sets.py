@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from dynamo_operator.kube import names
-from dynamo_operator.kube.metadata import metadata
+from dynamo_operator.kube.metadata import annotations_of, metadata
 from dynamo_operator.kube.pods import pod_spec
 from dynamo_operator.quantities import quantity
 from dynamo_operator.spec import DynamoCluster, Pairs, Pool
@@ -83,9 +84,9 @@ def template(
     }
 
 
-def pinned_by(template: dict[str, Any]) -> dict[str, str]:
+def pinned_by(template: Mapping[str, Any]) -> dict[str, str]:
     """The annotations by which a template is pinned, and the set around it; "" where missing."""
-    found = (template.get("metadata") or {}).get("annotations") or {}
+    found = annotations_of(template)
     return {name: found.get(name, "") for name in (names.BUILT_BY, names.SPEC_HASH)}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from dynamo_operator.kube import configuration, names, sets
 from dynamo_operator.kube.kube_steps import AnyStep, Ensure, Halt, PutTemplate
+from dynamo_operator.kube.metadata import annotations_of
 from dynamo_operator.kube.world import PodSeen, SetSeen, World, revision
 from dynamo_operator.spec import DynamoCluster, Pool
 
@@ -35,7 +36,7 @@ def wanted_template(
     update = _update(world, cluster, seen)
     pinned = seen.pinned_image or pinned_image(world)
     image = cluster.spec.image or (release.image if update or not pinned else pinned)
-    known = (seen.template.get("metadata") or {}).get("annotations") or {}
+    known = annotations_of(seen.template)
     if not update and known.get(names.SPEC_HASH) == sets.spec_hash(cluster, pool, zone, image):
         return seen.template
     return sets.template(
@@ -102,13 +103,11 @@ def told_failed(name: str, why: str) -> str:
 def put(world: World, seen: SetSeen, template: Mapping[str, Any]) -> PutTemplate:
     """The way back is kept with it, if pods of the present template are known to be good."""
     proven = any(pod.ready and pod.revision == seen.revision for pod in pods_of(world, seen))
-    made = (template.get("metadata") or {}).get("annotations") or {}
     previous = json.dumps(seen.template, sort_keys=True) if proven else None
     if not proven and names.PREVIOUS in seen.annotations:
         previous = seen.annotations[names.PREVIOUS]
     annotations: dict[str, str | None] = {
-        names.BUILT_BY: made.get(names.BUILT_BY, ""),
-        names.SPEC_HASH: made.get(names.SPEC_HASH, ""),
+        **sets.pinned_by(template),
         names.PREVIOUS: previous,
         names.FAILED: None,
         names.FAILED_WHY: None,
@@ -118,10 +117,8 @@ def put(world: World, seen: SetSeen, template: Mapping[str, Any]) -> PutTemplate
 
 def back(seen: SetSeen, template: Mapping[str, Any], why: str) -> PutTemplate:
     """The last good template again. why: what was wrong with this one, "" if it wasn't tried."""
-    made = template["metadata"]["annotations"]
     annotations: dict[str, str | None] = {
-        names.BUILT_BY: made.get(names.BUILT_BY, ""),
-        names.SPEC_HASH: made.get(names.SPEC_HASH, ""),
+        **sets.pinned_by(template),
         names.PREVIOUS: None,
         names.FAILED: seen.revision if why else None,
         names.FAILED_WHY: why or None,
@@ -173,12 +170,11 @@ def config_of(template: Mapping[str, Any]) -> str:
 
 
 def revision_of(template: Mapping[str, Any]) -> str:
-    return revision((template.get("metadata") or {}).get("annotations") or {})
+    return revision(annotations_of(template))
 
 
 def _built_by(template: Mapping[str, Any]) -> str:
-    found = (template.get("metadata") or {}).get("annotations") or {}
-    return str(found.get(names.BUILT_BY, ""))
+    return annotations_of(template).get(names.BUILT_BY, "")
 
 
 def pods_of(world: World, seen: SetSeen) -> list[PodSeen]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dynamo_operator.kube.metadata import annotations_of
 from dynamo_operator.kube.names import BUILT_BY, PINNED_IMAGE, SPEC_HASH, Owner, Release
 from dynamo_operator.observed import Observed
 from dynamo_operator.spec import DynamoCluster
@@ -40,13 +41,12 @@ class SetSeen:
     @property
     def revision(self) -> str:
         """Of the template that new pods are made from."""
-        return revision((self.template.get("metadata") or {}).get("annotations") or {})
+        return revision(annotations_of(self.template))
 
     @property
     def pinned_image(self) -> str:
         """The operator's default image that the template was made with, "" if it wasn't."""
-        known = (self.template.get("metadata") or {}).get("annotations") or {}
-        return str(known.get(PINNED_IMAGE, ""))
+        return annotations_of(self.template).get(PINNED_IMAGE, "")
 
 
 @dataclass(frozen=True, slots=True)
