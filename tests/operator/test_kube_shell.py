@@ -1,6 +1,7 @@
 """The operator's shell as a whole: kopf in this process against an emulated API server."""
 
 import asyncio
+import getpass
 from collections.abc import AsyncIterator
 
 import pytest
@@ -80,6 +81,21 @@ async def test_what_belongs_to_a_cluster_wakes_its_task_and_no_other(
         assert passes.passes[other] == before[other]
         assert passes.passes[elsewhere] == before[elsewhere]
     assert world.writes() == []
+
+
+async def test_a_user_without_a_name_will_do(
+    world: KubeWorld, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the image, whose user is a number that no file knows: kopf asked for its name."""
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 65532")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    uid = world.add(dynamo_cluster())["metadata"]["uid"]
+    async with operator(world, unused_tcp_port) as running:
+        passes = running.passes
+        await until(lambda: passes.passes.get(uid))
 
 
 async def test_a_finalizer_that_another_operator_of_kopf_has_set_is_left_alone(

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import kopf
 
 from dynamo_operator.kube.connection import Connection
 from dynamo_operator.kube.kinds import CHILDREN, DYNAMO_CLUSTER
-from dynamo_operator.kube.names import CLUSTER_LABEL, GROUP
+from dynamo_operator.kube.names import CLUSTER_LABEL, GROUP, OPERATOR
 from dynamo_operator.kube.tasks import Seen, Tasks
 
 REQUEST_S: Final = 60.0
@@ -43,6 +43,8 @@ async def watch(
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         standalone=True,
+        # kopf would make one up from the user's name, and in the image the user has none.
+        identity=cast("Any", OPERATOR),
     )
     started()
     try:
