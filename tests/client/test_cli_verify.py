@@ -1,6 +1,9 @@
 """dynamo verify: a store that keeps its promises passes, one that doesn't is told on."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +175,39 @@ def test_a_cluster_that_is_not_whole(fake: FakeCluster) -> None:
     assert result.exit_code == 3, result.output
     assert _document(result)["lacking"] == ["cart-default-2 is suspect"]
     assert "isn't whole" in result.stderr
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_load_that_is_stopped_is_judged(fake: FakeCluster, end: signal.Signals) -> None:
+    """As by Ctrl-C, or by kubectl exec ... kill when enough has been seen."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "dynamo_client.cli", "verify", "--duration", "3600"),
+            *("--protocol", "http", "--url", fake.urls[0], "--settle", "0", "--json"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": ""},
+    )
+    try:
+        assert process.stderr is not None
+        while "operations" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(end)
+        said, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, told
+    assert "stopped" in told
+    assert json.loads(said)["counts"]["acknowledged"] > 0
+
+
+def test_the_rate_is_kept(fake: FakeCluster) -> None:
+    args = ("--protocol", "http", "--json", "--duration", "2", "--concurrency", "2", "--rate", "8")
+    counts = _document(_verify(fake.urls[0], *args))["counts"]
+    assert 0 < counts["writes"] <= 2 * 8 + 2  # what is read in the end is beside it
 
 
 def test_nobody_there() -> None:

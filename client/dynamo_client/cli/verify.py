@@ -8,8 +8,10 @@ Forbidden here: what the workload is (`trial`) and what is promised
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +48,9 @@ _KEYS_TOLD_MAX: Final = 20
     "--duration", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, help="In s."
 )
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=8, show_default=True)
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Operations a second at most."
+)
 @click.option("--keys", type=click.IntRange(1, 100_000), default=64, show_default=True)
 @click.option("--seed", type=int, help="What the clients do follows from it.")
 @click.option(
@@ -64,6 +69,7 @@ _KEYS_TOLD_MAX: Final = 20
 def verify(
     duration: float,
     concurrency: int,
+    rate: float | None,
     keys: int,
     seed: int | None,
     settle: float,
@@ -96,6 +102,7 @@ def verify(
             admin_token,
             duration,
             concurrency,
+            rate,
             keys,
             seed,
             settle,
@@ -112,6 +119,7 @@ async def _verified(
     admin_token: str,
     duration: float,
     concurrency: int,
+    rate: float | None,
     keys: int,
     seed: int,
     settle: float,
@@ -129,7 +137,14 @@ async def _verified(
                 "cluster that keeps siblings"
             )
         prefix = f"dynamo-verify-{os.urandom(4).hex()}-"
-        trial = Trial(kv, prefix=prefix, keys=keys, concurrency=concurrency, seed=seed)
+        trial = Trial(
+            kv,
+            prefix=prefix,
+            keys=keys,
+            concurrency=concurrency,
+            seed=seed,
+            pace_s=concurrency / rate if rate else 0.0,
+        )
         trial.history.n = replication(view)
         try:
             await _worked(trial, duration)
@@ -151,7 +166,7 @@ async def _worked(trial: "Trial", seconds: float) -> None:
 
     task = asyncio.ensure_future(trial.run(seconds))
     try:
-        with Progress("verify", "operations") as progress:
+        with _stopped_by_signals(trial), Progress("verify", "operations") as progress:
             while not task.done():
                 await asyncio.wait((task,), timeout=_SHOW_EVERY_S)
                 failed = f"{trial.failures:,} failed" if trial.failures else ""
@@ -160,6 +175,35 @@ async def _worked(trial: "Trial", seconds: float) -> None:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@contextmanager
+def _stopped_by_signals(trial: "Trial") -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the load, and what was done is judged; a second one kills.
+
+    Only a main thread gets signals: elsewhere nothing is taken.
+    """
+    loop = asyncio.get_running_loop()
+    main = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = {each: signal.getsignal(each) for each in signals}
+
+    def give_back() -> None:
+        for each, handler in before.items():
+            if loop.remove_signal_handler(each):
+                signal.signal(each, handler)
+
+    def stop() -> None:
+        give_back()
+        trial.stop()
+        note("stopped: what was done until now is judged; once more ends at once")
+
+    for each in signals:
+        loop.add_signal_handler(each, stop)
+    try:
+        yield
+    finally:
+        give_back()
 
 
 async def settled(kv: "DynamoClient", trial: "Trial", seconds: float, timeout_ms: int) -> list[str]:
