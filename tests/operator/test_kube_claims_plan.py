@@ -7,7 +7,16 @@ import pytest
 from tests.operator.kube_values import claim, node, pod, ring_of, world
 
 from dynamo_operator.kube import claims_plan, losses, names
-from dynamo_operator.kube.kube_steps import Annotate, Delete, DeletePod, GrowClaim, Halt, Own, Warn
+from dynamo_operator.kube.kube_steps import (
+    Annotate,
+    AwaitGone,
+    Delete,
+    DeletePod,
+    GrowClaim,
+    Halt,
+    Own,
+    Warn,
+)
 from dynamo_operator.kube.world import HostSeen
 
 THREE = [f"cart-default-{i}" for i in range(3)]
@@ -51,6 +60,26 @@ def test_a_pool_that_is_gone_counts_by_what_it_said_last(said: str | None, goes:
         old = replace(old, annotations={names.WHEN_SCALED: said})
         seen = replace(seen, sets={**seen.sets, "cart-large": old})
     assert bool(claims_plan.leftovers(seen, seen.cluster)) is goes
+
+
+@pytest.mark.parametrize(
+    ("waits", "changes"),
+    [
+        (True, {}),
+        (True, {"pod": {"deleting": True}}),
+        (False, {"ring": [*THREE, LAST]}),
+        (False, {"ring": []}),
+        (False, {"spec": {"replicas": 4}}),
+        (False, {"replicas": 4}),  # its set keeps it: somebody has yet to lower that
+    ],
+)
+def test_a_scale_down_is_over_when_the_last_pod_has_ended(
+    waits: bool, changes: dict[str, Any]
+) -> None:
+    ring = changes.pop("ring", THREE)
+    pods = (pod(LAST, **changes.pop("pod", {})),)
+    seen = world(ring=ring_of(*ring) if ring else None, pods=pods, **changes)
+    assert claims_plan.leaving(seen, seen.cluster) == ([AwaitGone(LAST)] if waits else [])
 
 
 # Marks, owners, sizes

@@ -104,6 +104,20 @@ async def test_leavers_go_one_at_a_time_with_the_proof() -> None:
         assert list(collections.Counter(seen)) == [5, 4, 3]
 
 
+async def test_a_scale_down_is_told_as_one_until_its_last_volume_is_gone() -> None:
+    """On kind it was Settled while a pod was still ending, and ScaleUp while the ring shrank."""
+    async with playing() as play:
+        await grown(play, replicas=5)
+        play.edit({"replicas": 3})
+        told = []
+        while len(play.pods()) > 3 or len(play.world.all(kinds.CLAIM, "shop")) > 3:
+            await play.turn()
+            told.append(play.condition("Progressing"))
+        assert {status for status, _, _ in told[:-1]} == {"True"}
+        assert {reason for _, reason, _ in told[:-1]} == {"ScaleDown"}
+        await play.until_settled()
+
+
 async def test_the_mark_on_the_claim_is_seen_before_the_pod_is_let_go() -> None:
     async with playing() as play:
         await grown(play, replicas=4, storage={"whenScaled": "Retain"})

@@ -35,6 +35,7 @@ from dynamo_operator.kube.kinds import Kind
 from dynamo_operator.kube.kube_plan import KubePlan
 from dynamo_operator.kube.kube_steps import (
     Annotate,
+    AwaitGone,
     Delete,
     DeletePod,
     Ensure,
@@ -160,7 +161,7 @@ class Carrier:
                     return
                 case AwaitStatus() | AwaitReady() | AwaitRing() | AwaitWhole():
                     return
-                case AwaitDrained() | AwaitMoves():
+                case AwaitDrained() | AwaitMoves() | AwaitGone():
                     return
 
     # Objects

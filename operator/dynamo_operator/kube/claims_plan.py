@@ -12,6 +12,7 @@ from dynamo_operator.kube.belonging import owned
 from dynamo_operator.kube.kube_steps import (
     Annotate,
     AnyStep,
+    AwaitGone,
     Delete,
     GrowClaim,
     Own,
@@ -98,6 +99,18 @@ def leftovers(world: World, cluster: DynamoCluster) -> list[AnyStep]:
         and claim.pod not in world.pods
         and not _made_again(world, claim.pod)
         and _when_scaled(world, cluster, claim) == "Delete"
+    ]
+
+
+def leaving(world: World, cluster: DynamoCluster) -> list[AnyStep]:
+    """Pods that end because their sets were lowered: until then not all is as the spec says."""
+    if world.observed.ring is None:
+        return []
+    wanted = {place.name for place in places(cluster)}
+    return [
+        AwaitGone(pod)
+        for pod in world.pods
+        if pod not in wanted and not world.named(pod) and not _made_again(world, pod)
     ]
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dynamo_operator.kube.kube_plan import KubePlan
 from dynamo_operator.kube.kube_steps import (
     AnyStep,
+    AwaitGone,
+    Delete,
     DeletePod,
     Ensure,
     EvictPod,
@@ -33,11 +35,13 @@ def kind_of_work(made: KubePlan) -> str:
     steps = made.to_do
     if _any(steps, CreateIdentity) or _first_ring(steps):
         return "Create"
-    if _any(steps, AwaitDrained) or _lowers(steps):
+    if _any(steps, AwaitDrained) or _lowers(steps) or _rings(steps, " leaves", " has left"):
         return "ScaleDown"
-    if _any(steps, DecideRing, ScaleSet):
+    if _rings(steps, " joins", " stays after all") or _any(steps, ScaleSet):
         return "ScaleUp"
-    if _any(steps, AwaitMoves):
+    if _any(steps, AwaitGone) or _goes_with_its_node(steps):
+        return "ScaleDown"
+    if _any(steps, AwaitMoves, DecideRing):
         return "Move"
     if _any(steps, *_ROLL):
         return "Roll"
@@ -52,6 +56,17 @@ def _any(steps: Sequence[AnyStep], *kinds: type) -> bool:
 
 def _first_ring(steps: Sequence[AnyStep]) -> bool:
     return any(isinstance(s, DecideRing) and s.what.startswith("the first ring") for s in steps)
+
+
+def _rings(steps: Sequence[AnyStep], *acts: str) -> bool:
+    """Whether a ring of such acts is decided, in the words of `rings`."""
+    texts = [step.what for step in steps if isinstance(step, DecideRing)]
+    return any(act in text for text in texts for act in acts)
+
+
+def _goes_with_its_node(steps: Sequence[AnyStep]) -> bool:
+    kind = "PersistentVolumeClaim"
+    return any(isinstance(step, Delete) and step.kind == kind for step in steps)
 
 
 def _lowers(steps: Sequence[AnyStep]) -> bool:

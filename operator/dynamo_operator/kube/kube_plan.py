@@ -143,7 +143,7 @@ def _all_steps(world: World, made: Plan, plans: Sequence[SetPlan]) -> tuple[AnyS
         *claims_plan.leftovers(world, cluster),
         *objects_plan.leftovers(world, cluster, steps),
     ]
-    steps += _meant(world, made)
+    steps += [*_meant(world, made), *claims_plan.leaving(world, cluster)]
     steps += [Halt("RolloutFailed", one.failed) for one in plans if one.failed][:1]
     return tuple(_once(steps))
 

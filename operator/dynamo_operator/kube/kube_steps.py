@@ -177,6 +177,16 @@ class DeletePod:
         return f"{'force ' if self.force else ''}delete {self.name}: {self.why}"
 
 
+@dataclass(frozen=True, slots=True)
+class AwaitGone:
+    """Wait for the end of a pod whose node has left and whose set is smaller already."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"wait until pod {self.name} has ended: its node has left"
+
+
 KubeStep = (
     Halt
     | Warn
@@ -190,5 +200,6 @@ KubeStep = (
     | Delete
     | EvictPod
     | DeletePod
+    | AwaitGone
 )
 AnyStep = KubeStep | Step
