@@ -108,12 +108,13 @@ class KubeWorld(KubeServer):
         times: int = 1,
         hang: bool = False,
         after: bool = False,
+        **details: object,
     ) -> None:
         """The next requests of that sort fail, or (hang) get no answer.
 
         `after`: they are carried out all the same, as when an answer is lost.
         """
-        failure = Failure(code, reason, "a test wanted this to fail")
+        failure = Failure(code, reason, "a test wanted this to fail", **details)
         self.faults.append(Fault(verb, kind, name, failure, times, hang, after))
 
     def mend(self) -> None:

@@ -194,6 +194,38 @@ def test_what_proves_a_loss(
     assert losses.lost(world(**around), LAST) == "", "a claim that is gone is made by its set"
 
 
+@pytest.mark.parametrize(
+    ("told", "claim_fields", "fields"),
+    [
+        ("", {}, {}),
+        ("was deleted by somebody", {"deleting": True}, {}),
+        ("is Lost", {"phase": "Lost"}, {}),
+        ("is gone", {}, {"volumes": {}}),
+        ("", {"phase": "Lost"}, {"pods": ()}),
+    ],
+)
+def test_what_went_from_under_a_pod_that_runs_is_told(
+    told: str, claim_fields: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    """On kind all was said to be well, while nobody but the pod had a way to the data."""
+    around = {"volumes": {f"pv-{LAST}": None}, "hosts": READY, "pods": (pod(LAST),), **fields}
+    seen = world(claims=(claim(LAST, **claim_fields),), **around)
+    assert losses.losses(seen, seen.cluster) == [], "its node answers: it has its data"
+    texts = [str(step) for step in losses.doomed(seen)]
+    assert bool(texts) is bool(told)
+    assert all(told in text and "keeps its data until its pod ends" in text for text in texts)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_who_has_the_last_way_to_its_data_is_not_restarted_beside_others(whole: bool) -> None:
+    ring = ring_of(*THREE, LAST)
+    nodes = {name: node(name, ring) for name in (*THREE, LAST)}
+    nodes[THREE[1]] = node(THREE[1], ring, state="up" if whole else "recovering")
+    one = claim(LAST, phase="Lost")
+    seen = world(ring=ring, nodes=nodes, claims=(one,), pods=(pod(LAST),), hosts=READY)
+    assert bool(losses.is_doomed(seen, LAST)) is not whole
+
+
 def _lost(pods: Any = (), *, hosts: Any = READY, others: Any = None, **fields: Any) -> list[Any]:
     ring = ring_of(*THREE, LAST)
     nodes = {name: node(name, ring) for name in THREE} | (others or {})

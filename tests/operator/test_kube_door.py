@@ -18,6 +18,7 @@ from dynamo_operator.kube.errors import (
     Forbidden,
     Invalid,
     KubeError,
+    NamespaceEnding,
     NotFound,
     NotLeading,
     TooManyRequests,
@@ -207,12 +208,14 @@ async def test_an_eviction_carries_its_precondition(server: kmock.RawHandler, ap
     }
 
 
+ENDING = [{"reason": "NamespaceTerminating", "message": "it ends", "field": "metadata.namespace"}]
 FAILURES = [
     (404, status(404, "NotFound", 'pods "cart-default-0" not found', name="x"), NotFound),
     (409, status(409, "Conflict", "the object has been modified"), Conflict),
     (409, status(409, "AlreadyExists", "exists"), AlreadyExists),
     (401, status(401, "Unauthorized", "Unauthorized"), Forbidden),
     (403, status(403, "Forbidden", "pods is forbidden"), Forbidden),
+    (403, status(403, "Forbidden", "no", causes=ENDING), NamespaceEnding),
     (400, status(400, "BadRequest", "no"), Invalid),
     (422, status(422, "Invalid", "no"), Invalid),
     (429, status(429, "TooManyRequests", "too many requests"), Unreachable),

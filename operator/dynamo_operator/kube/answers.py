@@ -15,6 +15,7 @@ from dynamo_operator.kube.errors import (
     Forbidden,
     Invalid,
     KubeError,
+    NamespaceEnding,
     NotFound,
     TooManyRequests,
     Unreachable,
@@ -25,6 +26,7 @@ CAUSES_MAX: Final = 10
 
 CREDENTIALS, FORBIDDEN, MISSING, CONFLICT = 401, 403, 404, 409
 INVALID, TOO_MANY, TROUBLE = 422, 429, 500
+_ENDING: Final = "NamespaceTerminating"  # the cause in a creation's 403
 _BUDGET: Final = "DisruptionBudget"  # the cause in an eviction's 429
 
 
@@ -56,7 +58,8 @@ def error_of(code: int, body: bytes, asked: str, *, tested: bool = False) -> Kub
         exists = status.get("reason") == "AlreadyExists"
         return (AlreadyExists if exists else Conflict)(detail)
     if code in (CREDENTIALS, FORBIDDEN):
-        return Forbidden(f"not allowed to {detail}")
+        ending = any(reason == _ENDING for reason, _, _ in causes)
+        return (NamespaceEnding if ending else Forbidden)(f"not allowed to {detail}")
     if code == TOO_MANY and any(reason == _BUDGET for reason, _, _ in causes):
         reason = "; ".join(message for reason, _, message in causes if reason == _BUDGET)
         return TooManyRequests(f"{detail}: {reason}", reason)

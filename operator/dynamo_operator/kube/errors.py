@@ -33,6 +33,10 @@ class Forbidden(KubeError):
     """This operator may not do that, or isn't known to the API server: its role is wrong."""
 
 
+class NamespaceEnding(Forbidden):
+    """Nothing new is taken in this namespace: it is being deleted, with all that is in it."""
+
+
 class Invalid(KubeError):
     """The API server rejects the object. `causes`: ("path.of.field", "what is wrong") each."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dynamo_operator.kube import names
 from dynamo_operator.kube.kube_steps import AnyStep, Delete, DeletePod, Halt, Warn
-from dynamo_operator.kube.world import PodSeen, World
+from dynamo_operator.kube.world import ClaimSeen, PodSeen, World
 from dynamo_operator.layout import places
 from dynamo_operator.spec import DynamoCluster
 
@@ -47,6 +47,11 @@ def lost(world: World, node: str) -> str:
     pod, claim = world.pods.get(node), world.claims.get(names.claim_name(node))
     if claim is None or (pod is not None and pod.ready) or answers(world, node):
         return ""
+    return _proof(world, claim)
+
+
+def _proof(world: World, claim: ClaimSeen) -> str:
+    """What is said of a volume by everything but its node."""
     if claim.phase == "Lost":
         return f"claim {claim.name} is Lost"
     if not claim.bound or world.volumes is None:
@@ -128,16 +133,20 @@ def stranded(world: World) -> list[AnyStep]:
 
 
 def doomed(world: World) -> list[AnyStep]:
-    """Claims that somebody has deleted under a pod that runs: nobody can take that back."""
-    return [
-        Warn(
-            "ClaimDeleted",
-            f"claim {claim.name} was deleted by somebody: {claim.pod} keeps its data until its pod "
-            "ends, and then begins with an empty volume",
+    """Claims and volumes that went from under a pod that runs: nobody can take that back."""
+    steps: list[AnyStep] = []
+    for claim in world.claims.values():
+        if claim.pod not in world.pods or lost(world, claim.pod):
+            continue
+        fate = (
+            f"{claim.pod} keeps its data until its pod ends, and then begins with an empty volume"
         )
-        for claim in world.claims.values()
-        if claim.deleting and claim.pod in world.pods and not lost(world, claim.pod)
-    ]
+        if claim.deleting:
+            text = f"claim {claim.name} was deleted by somebody: {fate}"
+            steps.append(Warn("ClaimDeleted", text))
+        elif why := _proof(world, claim):
+            steps.append(Warn("VolumeLost", f"{why}: {fate}"))
+    return steps
 
 
 def is_doomed(world: World, node: str) -> str:
@@ -146,9 +155,17 @@ def is_doomed(world: World, node: str) -> str:
     Its data would go with it while others aren't whole.
     """
     claim = world.claims.get(names.claim_name(node))
-    if claim is None or not claim.deleting or not world.named(node):
+    if claim is None or not world.named(node):
+        return ""
+    if claim.deleting:
+        why = "its claim was deleted"
+    elif lost(world, node):  # nothing is held by this pod any more
+        return ""
+    else:
+        why = _proof(world, claim)
+    if not why:
         return ""
     waits = _not_whole(world, node)
     if not waits:
         return ""
-    return f"{node} isn't restarted, for its claim was deleted and {', '.join(waits)} is not whole"
+    return f"{node} isn't restarted, for {why} and {', '.join(waits)} is not whole"

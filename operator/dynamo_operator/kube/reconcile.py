@@ -17,7 +17,7 @@ from typing import Any, Final
 from dynamo_operator.kube import kinds, kube_plan, names
 from dynamo_operator.kube.api import Api
 from dynamo_operator.kube.carrying import Carrier
-from dynamo_operator.kube.errors import KubeError
+from dynamo_operator.kube.errors import KubeError, NamespaceEnding
 from dynamo_operator.kube.kube_plan import KubePlan
 from dynamo_operator.kube.kube_steps import Warn
 from dynamo_operator.kube.observing import Network, Observer, now
@@ -96,6 +96,9 @@ class ClusterPasses:
                 carrier = Carrier(self._api, teller, observer.nodes, accepted, warnings)
                 await carrier.carry_out(made, sight)
                 problem = carrier.waits
+        except NamespaceEnding:
+            log.info("%s/%s goes with its namespace", owner.namespace, owner.name)
+            return None
         except KubeError as error:
             problem = str(error)
             raise

@@ -16,7 +16,7 @@ from typing import Any, Final
 from dynamo_core.ring import Ring
 from dynamo_operator.kube import kinds, names
 from dynamo_operator.kube.api import Api
-from dynamo_operator.kube.errors import KubeError
+from dynamo_operator.kube.errors import KubeError, NamespaceEnding
 from dynamo_operator.kube.kube_plan import KubePlan
 from dynamo_operator.steps import uncounted
 
@@ -91,7 +91,8 @@ class Teller:
             try:
                 await self.api.create(kinds.EVENT, self._event(kind, reason, text))
             except KubeError as error:
-                log.warning("%s: no event: %s", self.owner.name, error)
+                level = logging.INFO if isinstance(error, NamespaceEnding) else logging.WARNING
+                log.log(level, "%s: no event: %s", self.owner.name, error)
                 return
 
     def _say(self, kind: str, reason: str, text: str) -> None:
