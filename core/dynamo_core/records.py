@@ -14,6 +14,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from dynamo_core.errors import Corrupt
+from dynamo_core.frames import RingName
 from dynamo_core.versions import DOT_BYTES, Dot, dot_from_bytes, dot_to_bytes
 
 _FLAG_MARK: Final = 1
@@ -40,6 +41,14 @@ class Stamp(NamedTuple):
     epoch: int
     ring_id: bytes
     start: bytes = SEVERAL
+
+    @property
+    def ring(self) -> RingName:
+        return RingName(self.epoch, self.ring_id)
+
+    def with_older(self, other: "Stamp") -> "Stamp":
+        """That of what is merged of both: as old as either of them is, by round and by ring."""
+        return Stamp(min(self.reap_round, other.reap_round), *min(self.ring, other.ring))
 
 
 class Record(NamedTuple):

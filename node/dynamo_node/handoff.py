@@ -281,14 +281,15 @@ class Handoff:
 
         Every member of that time had said that it holds no hint, so this one is newer, or
         it came back with an old disk: then it goes undelivered, and what else it may have
-        brought is looked for by anti-entropy. Who had been given up by then wasn't asked.
+        brought is looked for by anti-entropy. Who had been given up by then wasn't asked,
+        nor was who wasn't a member yet.
         """
         hints, topology = self._replica.hints, self._topology
         named, reap_round = wire.unpack_reaped(reply)
         given_up = self._node.rings.left
         if topology.name < named and not given_up:
             return False  # whether this node was asked is known with that ring
-        if not given_up and hints.refused_as_reaped(place, data, reap_round):
+        if not given_up and hints.refused_as_reaped(place, data, named, reap_round):
             digest, key = place[4 : 4 + DIGEST_BYTES], place[4 + DIGEST_BYTES :]
             holders = topology.holders(self._partition_of(place))
             hints.committed_elsewhere(key, digest, holders, named, reap_round)

@@ -162,9 +162,10 @@ class HintStore:
                 if not over and self.bytes + len(place) + len(result) > self.bytes_max:
                     done(NoRoomError(f"{self.bytes} bytes of hints are kept here already"))
                     return
-                lowest = stamp if held is None else min(stamp, held.stamp or stamp)
-                mark = None if held is None else held.mark
-                self.put(place, Record(result, mark, lowest), data)
+                mark, oldest = None, stamp
+                if held is not None:
+                    mark, oldest = held.mark, stamp.with_older(held.stamp or stamp)
+                self.put(place, Record(result, mark, oldest), data)
             self._store.commit(done, sync)
 
         self._turns.take(HINTS, place, kept, done)
@@ -193,15 +194,17 @@ class HintStore:
 
         self._turns.take(HINTS, place, forget, _stays)
 
-    def refused_as_reaped(self, place: bytes, sent: bytes, reap_round: int) -> bool:
-        """Its target has committed `reap_round`, beyond the hint's; whether it stays here.
+    def refused_as_reaped(self, place: bytes, sent: bytes, ring: RingName, reap_round: int) -> bool:
+        """Its target has `reap_round` of `ring` committed, beyond the hint's; whether it stays.
 
         A round needs the yes of every member, given while it keeps no hint. So a hint
         that was taken as a whole in the present start is newer than a round which this node
         has not said yes to: it has only not heard of it, because its disk or its membership
-        is new. It is stamped with the round, and delivered.
+        is new. So is one that was taken as a whole under a later ring than the round's,
+        whatever the start: who was asked had said yes before it took that ring up, and who
+        wasn't is a member since. It is stamped with the round, and delivered.
         """
-        restamped = self._newer(sent, reap_round)
+        restamped = self._newer(sent, ring, reap_round)
         if restamped is None:
             return False
 
@@ -232,19 +235,20 @@ class HintStore:
                 restamped = None
                 if data is not None:
                     with suppress(Corrupt):  # it stays as it is
-                        restamped = self._newer(data, reap_round)
+                        restamped = self._newer(data, ring, reap_round)
                 if restamped is not None:
                     self.put(place, restamped, data)
 
             self._turns.take(HINTS, place, restamp, _stays)
 
-    def _newer(self, data: bytes, reap_round: int) -> Record | None:
+    def _newer(self, data: bytes, ring: RingName, reap_round: int) -> Record | None:
         """A hint as one of `reap_round`, which it is older than by its stamp but not by now."""
         record = records.from_bytes(data)
         stamp = record.stamp
-        if stamp is None or stamp.start == SEVERAL or stamp.reap_round >= reap_round:
+        if stamp is None or stamp.reap_round >= reap_round:
             return None
-        if stamp.start != self.start:
+        of_this_start = stamp.start == self.start != SEVERAL
+        if not of_this_start and (ring == NO_RING or stamp.ring <= ring):
             return None
         return record._replace(stamp=stamp._replace(reap_round=reap_round))
 

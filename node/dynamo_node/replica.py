@@ -296,7 +296,7 @@ class Replica:
                 # Not bound by the limit: this is the copy that the write begins with.
                 stamp = Stamp(reap_round, *self.ring_name())
                 if held is not None:
-                    stamp = min(stamp, held.stamp or stamp)
+                    stamp = stamp.with_older(held.stamp or stamp)
                     reap_round = stamp.reap_round
                 if held is None or obj is not held.obj:
                     self.hints.put(place, Record(obj, dot, stamp), data)

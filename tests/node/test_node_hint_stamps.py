@@ -19,7 +19,8 @@ from dynamo_node.turns import Turns
 FIRST, SECOND = b"start--1", b"start--2"
 KEY, TARGET = b"key", 7
 PLACE = records.hint_key(TARGET, position(KEY), KEY)
-STAMP = Stamp(0, 1, bytes(16))
+RING = RingName(1, bytes(16))
+STAMP = Stamp(0, *RING)
 
 
 def _object(actor: bytes) -> bytes:
@@ -37,8 +38,8 @@ async def hints(tmp_path: Path) -> AsyncIterator[HintStore]:
     await store.close()
 
 
-async def _kept(hints: HintStore, actor: bytes = b"a") -> bytes:
-    hints.keep(KEY, position(KEY), TARGET, _object(actor), STAMP, lambda error: None)
+async def _kept(hints: HintStore, actor: bytes = b"a", stamp: Stamp = STAMP) -> bytes:
+    hints.keep(KEY, position(KEY), TARGET, _object(actor), stamp, lambda error: None)
     await hints._store.durable()
     return _held(hints)
 
@@ -55,35 +56,61 @@ def _record(hints: HintStore) -> Record:
 
 async def test_one_of_the_present_start_is_stamped_with_the_round(hints: HintStore) -> None:
     sent = await _kept(hints)
-    assert hints.refused_as_reaped(PLACE, sent, 5)
+    assert hints.refused_as_reaped(PLACE, sent, RING, 5)
     assert _record(hints).stamp == Stamp(5, 1, bytes(16), FIRST)
     assert hints.by_target == {TARGET: 1}
-    assert not hints.refused_as_reaped(PLACE, _held(hints), 5), "it was of that round already"
+    assert not hints.refused_as_reaped(PLACE, _held(hints), RING, 5), "it was of that round already"
 
 
 async def test_one_of_an_earlier_start_goes(hints: HintStore) -> None:
     sent = await _kept(hints)
     hints.start = SECOND
-    assert not hints.refused_as_reaped(PLACE, sent, 5)
+    assert not hints.refused_as_reaped(PLACE, sent, RING, 5)
     # What is merged into it is lost with it, as on a disk that is lost.
-    assert not hints.refused_as_reaped(PLACE, await _kept(hints, b"b"), 5)
+    assert not hints.refused_as_reaped(PLACE, await _kept(hints, b"b"), RING, 5)
     assert _record(hints).stamp == Stamp(0, 1, bytes(16), SEVERAL)
 
 
 async def test_one_that_has_changed_since_it_was_sent_is_not_touched(hints: HintStore) -> None:
     sent = await _kept(hints)
     changed = await _kept(hints, b"b")
-    assert hints.refused_as_reaped(PLACE, sent, 5)
+    assert hints.refused_as_reaped(PLACE, sent, RING, 5)
     assert _held(hints) == changed
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_one_that_was_taken_under_a_later_ring_than_the_rounds_is_newer_in_any_start(
+    hints: HintStore, restarted: bool
+) -> None:
+    sent = await _kept(hints, stamp=STAMP._replace(epoch=2))
+    hints.start = SECOND
+    if restarted:
+        sent = await _kept(hints, b"b", STAMP._replace(epoch=3))
+    assert not hints.refused_as_reaped(PLACE, sent, NO_RING, 5), "nobody knows under which ring"
+    assert not hints.refused_as_reaped(PLACE, sent, RING._replace(epoch=2), 5)
+    assert hints.refused_as_reaped(PLACE, sent, RING, 5)
+    assert _record(hints).stamp == Stamp(5, 2, bytes(16), SEVERAL)
+
+
+@pytest.mark.parametrize("older_first", [False, True])
+async def test_one_is_of_the_lowest_round_and_of_the_lowest_ring_that_are_in_it(
+    hints: HintStore, older_first: bool
+) -> None:
+    stamps = [Stamp(0, 3, bytes(16)), Stamp(4, 1, bytes(16))]
+    for actor, stamp in zip((b"a", b"b"), stamps[:: -1 if older_first else 1], strict=True):
+        sent = await _kept(hints, actor, stamp)
+    assert _record(hints).stamp == Stamp(0, 1, bytes(16), FIRST)
+    hints.start = SECOND
+    assert not hints.refused_as_reaped(PLACE, sent, RingName(2, bytes(16)), 5)
 
 
 async def test_one_that_waits_is_stamped_as_soon_as_an_owner_names_the_round(
     hints: HintStore,
 ) -> None:
     await _kept(hints)
-    hints.committed_elsewhere(KEY, position(KEY), (3, TARGET), RingName(1, bytes(16)), 5)
+    hints.committed_elsewhere(KEY, position(KEY), (3, TARGET), RING, 5)
     assert _record(hints).stamp == Stamp(5, 1, bytes(16), FIRST)
-    hints.committed_elsewhere(KEY, position(KEY), (3, TARGET), RingName(1, bytes(16)), 4)
+    hints.committed_elsewhere(KEY, position(KEY), (3, TARGET), RING, 4)
     assert _record(hints).stamp == Stamp(5, 1, bytes(16), FIRST), "it is newer than that"
     assert hints.by_target == {TARGET: 1}
 
@@ -96,6 +123,6 @@ async def test_a_round_that_another_node_names_is_not_taken_for_every_hint(
     if why == "an earlier start":
         hints.start = SECOND
     hints.was_asked = lambda ring: why != "not asked"
-    ring = NO_RING if why == "only promised" else RingName(1, bytes(16))
+    ring = NO_RING if why == "only promised" else RING
     hints.committed_elsewhere(KEY, position(KEY), (TARGET,), ring, 5)
     assert _record(hints).stamp == Stamp(0, 1, bytes(16), FIRST)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.sim.play import Play, asked, played
+from tests.sim.play import PATIENCE_S, Play, asked, played
 from tests.sim.world import Machine
 
 from dynamo_core.contexts import Keyring
@@ -15,7 +15,7 @@ from dynamo_core.history_check import check
 from dynamo_core.outcomes import Kind
 from dynamo_core.ring import Member
 from dynamo_core.wire import Op, Operation, Type
-from dynamo_node.config import Limits
+from dynamo_node.config import Limits, Timing
 from dynamo_node.links import Link
 
 
@@ -176,3 +176,50 @@ def test_an_owner_that_lost_its_disk_is_not_asked_for_what_it_alone_of_the_owner
         play.clients.record_mints()
         report = check(play.clients.history)
         assert not report.violations, report
+
+
+def _reaped(play: Play, beyond: int = 0) -> int:
+    """Delete what the key has, until its holder has committed a round for that; which one."""
+    (owner,), partition = play.owners, play.place.partition
+    rounds = owner.node.replica.rounds
+    play.ask(Op.GET)
+    play.ask(Op.DELETE, context=True)
+    play.world.run_until(lambda: rounds.committed(partition) > beyond, PATIENCE_S)
+    play.world.run_for(1.0)
+    return rounds.committed(partition)
+
+
+@pytest.mark.parametrize("rolled_back", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_newcomer_that_met_no_owner_keeps_what_it_took_over_its_restart(
+    seed: int, rolled_back: bool
+) -> None:
+    # Seed 90000172: a round had been committed before it was a member, and passed for one that
+    # its disk had forgotten.
+    timing = replace(Timing(), reap_delay_ms=200)
+    with played(seed, 3, n=1, r=1, w=1, timing=timing) as play:
+        world, (owner,) = play.world, play.owners
+        play.put()
+        committed = _reaped(play)
+        play.kill(owner)
+        (joined,) = play.join()
+        ring = play.ring_of(world.machines, node_3="0.01")
+        assert ring.node_named(joined.name).number not in ring.slots[play.place.partition]
+        play.post(ring, *play.others, joined)
+        world.run_until(lambda: joined.node.ready, PATIENCE_S)
+        play.kill(*play.others)  # which have told it who holds what
+        assert asked(play, joined, Op.PUT).kind == Kind.WRITTEN
+        assert joined.node.replica.hints.in_partition(play.place.partition)
+        play.kill(joined)
+        snapshot = joined.disk.snapshot()
+        play.start(joined, owner, *play.others)
+        play.until_handed_off()
+        assert asked(play, joined, Op.GET).siblings, "its disk was whole all the time"
+        if rolled_back:
+            _reaped(play, committed)
+            play.kill(joined)
+            joined.disk.roll_back(snapshot)
+            play.start(joined)
+            world.run_for(1.0)
+            play.until_handed_off()
+            assert not asked(play, owner, Op.GET).siblings, "a deleted value came back"
