@@ -37,8 +37,8 @@ sim: setup ## simulate whole clusters on virtual time (SEEDS=1000, START=0; SEED
 bench: setup ## compare with a three-node etcd on this machine (ARGS="--quick")
 	@$(BIN)/python -m bench $(ARGS)
 
-e2e: setup ## a local cluster through a bad day, from outside
-	@$(BIN)/pytest e2e $(ARGS)
+e2e: setup ## bad days from outside: of a local cluster, and on kind (or E2E_KUBECONFIG)
+	@$(BIN)/pytest e2e $(if $(SCENARIO),-k "$(SCENARIO)") $(ARGS)
 
 crd: setup ## make crds/dynamoclusters.yaml and the tables of docs/reference.md anew
 	@$(BIN)/python -m dynamo_operator.kube.crd > crds/dynamoclusters.yaml

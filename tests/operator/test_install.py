@@ -1,0 +1,87 @@
+"""What is applied to install the operator says what the operator needs, and nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dynamo_operator.kube import main, pods, rbac
+
+FOLDER = Path(__file__).resolve().parents[2] / "charts/kustomize"
+
+
+def documents(file: str) -> dict[tuple[str, str], Any]:
+    found = yaml.safe_load_all((FOLDER / file).read_text())
+    return {(one["kind"], one["metadata"]["name"]): one for one in found}
+
+
+@pytest.fixture
+def deployment() -> Any:
+    return documents("operator/operator.yaml")["Deployment", "dynamo-operator"]
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "name", "rules"),
+    [
+        ("cluster-role.yaml", "ClusterRole", "dynamo-operator", rbac.cluster_rules()),
+        ("namespaced/role.yaml", "Role", "dynamo-operator", rbac.namespace_rules()),
+        ("operator/lease-role.yaml", "Role", "dynamo-operator-lease", rbac.lease_rules()),
+    ],
+)
+def test_a_role_has_the_rules_that_are_used(
+    file: str, kind: str, name: str, rules: list[rbac.Rule]
+) -> None:
+    found = documents(file)
+    assert found[kind, name]["rules"] == rules
+    binding = found[f"{kind}Binding", name]
+    assert binding["roleRef"] == {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": kind,
+        "name": name,
+    }
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "dynamo-operator"}]
+
+
+def test_nodes_let_the_pods_labels_in(deployment: Any) -> None:
+    """Its NetworkPolicies name them, by the option's default."""
+    option = next(one for one in main.main.params if one.name == "pod_labels")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert json.loads(str(option.default)).items() <= labels.items()
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_environment_and_the_arguments_are_options(deployment: Any) -> None:
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    known = {option for one in main.main.params for option in one.opts}
+    environment = {f"{main.PREFIX}_{str(one.name).upper()}" for one in main.main.params}
+    assert {one.split("=")[0] for one in container["args"]} <= known
+    assert {one["name"] for one in container["env"]} <= environment
+    patch = (FOLDER / "namespaced/kustomization.yaml").read_text()
+    assert '["--namespace=$(NAMESPACE)"]' in patch
+    assert "--namespace" in known
+
+
+def test_the_pod_meets_the_restricted_standard(deployment: Any) -> None:
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == pods.USER
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_probes_ask_the_port_on_which_it_answers(deployment: Any) -> None:
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    option = next(one for one in main.main.params if one.name == "liveness_port")
+    assert container["ports"] == [{"name": "health", "containerPort": option.default}]
+    asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("liveness", "readiness")}
+    assert asked == {
+        "liveness": {"path": "/healthz", "port": "health"},
+        "readiness": {"path": "/readyz", "port": "health"},
+    }
