@@ -172,6 +172,25 @@ async def test_volumes_grow_those_of_new_pods_too() -> None:
         assert template["spec"]["resources"]["requests"] == {"storage": "10Gi"}, "which is fixed"
 
 
+async def test_full_disks_grow() -> None:
+    """A node that starts on a full disk waits for room, unready: so may all of them."""
+    async with settled() as play:
+        for node in play.nodes.values():
+            node.state, node.ready = "starting", False
+        await play.turn()
+        assert play.condition("Available")[0] != "True"
+        pods = {one["metadata"]["uid"] for one in play.world.all(kinds.POD, "shop")}
+        play.edit({"storage": storage(size="20Gi")})
+        for _ in range(3):
+            await play.turn()
+        sizes = {one["spec"]["resources"]["requests"]["storage"] for one in _claims(play)}
+        assert sizes == {"20Gi"}
+        for node in play.nodes.values():
+            node.state, node.ready = "up", True
+        await play.until_settled()
+        assert {one["metadata"]["uid"] for one in play.world.all(kinds.POD, "shop")} == pods
+
+
 async def test_a_pool_with_storage_of_its_own_grows_by_itself() -> None:
     own = {**POOL, "storage": storage(size="30Gi")}
     async with settled(pools=[own]) as play:
