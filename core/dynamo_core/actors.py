@@ -16,7 +16,7 @@ from struct import Struct
 from typing import Final
 
 from dynamo_core.errors import DynamoError
-from dynamo_core.versions import Dot
+from dynamo_core.versions import Clock, Dot
 
 _ACTOR: Final = Struct(">I8sI")
 INCARNATION_BYTES: Final = 8
@@ -35,6 +35,12 @@ def actor_bytes(number: int, incarnation: bytes, birth: int) -> bytes:
 def actor_node(actor: bytes) -> int:
     """The node number in an actor."""
     return int.from_bytes(actor[:4], "big")
+
+
+def newest_node(clock: Clock) -> int:
+    """The highest number of a node that has written what `clock` knows of; 0 if nothing was."""
+    single = (actor for actor, _ in clock.dots)
+    return max(map(actor_node, (*clock.vector, *single)), default=0)
 
 
 def actor_incarnation(actor: bytes) -> bytes:

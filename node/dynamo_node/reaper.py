@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dynamo_core import objects, reaping
+from dynamo_core.actors import newest_node
 from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.frames import Frame
 from dynamo_core.reaping import CANDIDATES_MAX, Answer, Attempt, Circumstances, Prepare
@@ -129,8 +130,11 @@ class Reaper:
         if down:  # a round that can't be agreed on would only be a number more
             self.blockers[partition] = down
             return
-        candidates = await self._leaves(partition, places)
+        found = await self._leaves(partition, places)
+        candidates = tuple(leaf for leaf, newest in found if newest < ring.next_number)
         if not candidates:
+            if found:
+                self.blockers[partition] = {me: "a node that only a later ring names has written"}
             return
         number = self._rounds.stamp(partition) + 1
         prepare = Prepare(partition, number, name, row, candidates)
@@ -197,7 +201,12 @@ class Reaper:
             log.warning("node %d answers PREPARE: %s", number, error)
             return None
 
-    async def _leaves(self, partition: int, places: list[bytes]) -> tuple[Listed, ...]:
+    async def _leaves(self, partition: int, places: list[bytes]) -> list[tuple[Listed, int]]:
+        """What may be reaped there, and the highest number of a node whose write it knows of.
+
+        If the ring in force has given that to nobody yet, a later ring names a node that
+        is not asked yet, and may keep a hint of what would be reaped.
+        """
         listed = []
         for skey in places:
             obj = await given(partial(self._node.replica.read_own, skey))
@@ -205,8 +214,8 @@ class Reaper:
             if obj is None or leaf is None or not objects.reapable(obj):
                 self.tombstones.drop(partition, skey)
                 continue
-            listed.append(Listed(skey, leaf))
-        return tuple(listed)
+            listed.append((Listed(skey, leaf), newest_node(objects.clock_of(obj))))
+        return listed
 
     # What this node answers
 
@@ -239,8 +248,8 @@ class Reaper:
         rounds.promise(partition, prepare.reap_round)
         holds: tuple[int, ...] = ()
         if owner:
-            leaves = await self._leaves(partition, [c.skey for c in prepare.candidates])
-            here = {*leaves}
+            found = await self._leaves(partition, [c.skey for c in prepare.candidates])
+            here = {leaf for leaf, _ in found}
             holds = tuple(i for i, c in enumerate(prepare.candidates) if c in here)
         await node.disk.store.durable()
         return Answer(True, prepare.reap_round, holds)

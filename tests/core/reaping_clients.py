@@ -4,8 +4,9 @@ A message is bound to the processes at both of its ends, as one on a connection 
 """
 
 import random
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from tests.core.reaping_world import (
     ABSENT,
@@ -20,6 +21,7 @@ from tests.core.reaping_world import (
 )  # fmt: skip
 
 WRITES_MAX = 40
+NOBODY: Final[Mapping[int, int]] = {}
 
 
 class Violation(Exception):
@@ -33,9 +35,20 @@ def _put(held: Obj, context: int, bit: int) -> Obj:
 class Clients:
     """The members, the messages between them, and the truth of what was written."""
 
-    def __init__(self, seed: int, faults: frozenset[str] = frozenset(), bad_max: int = 1) -> None:
+    def __init__(
+        self,
+        seed: int,
+        faults: frozenset[str] = frozenset(),
+        bad_max: int = 1,
+        newcomers: Mapping[int, int] = NOBODY,
+    ) -> None:
         self.random, self.faults, self.bad_max = random.Random(seed), faults, bad_max
-        self.members = {n: Member(n) for n in MEMBERS}
+        self.newcomers = newcomers
+        """Member -> the epoch of the first ring that names it."""
+        self.decided = 1
+        """The epoch of the highest ring; whoever publishes it knows that one for ever."""
+        self.members = {n: Member(n) for n in (*MEMBERS, *newcomers)}
+        self.author: dict[int, int] = {}  # write -> the member that minted it
         self.now = 0
         self.messages: list[tuple[Any, ...]] = []
         self.held: list[tuple[Any, ...]] = []
@@ -50,7 +63,21 @@ class Clients:
         self.contexts = [0]
         self.bad: set[int] = set()
         self.weigh()
-        self.commits = self.deletions = self.rolls = self.losses = 0
+        self.commits = self.deletions = self.rolls = self.losses = self.later = 0
+
+    # Rings
+
+    def everybody(self, m: Member) -> list[int]:
+        """Whom the ring that `m` holds names."""
+        return [*MEMBERS, *(n for n, epoch in self.newcomers.items() if epoch <= m.ring)]
+
+    def asides(self, m: Member) -> list[int]:
+        return [n for n in self.everybody(m) if n not in OWNERS]
+
+    def tell(self, m: Member) -> None:
+        """All whom its ring names hold it too, or a higher one."""
+        for n in self.everybody(m):
+            self.members[n].ring = max(m.ring, self.members[n].ring)
 
     # Messages: a message is bound to the processes at both of its ends
 
@@ -91,6 +118,7 @@ class Clients:
         bit = 1 << self.writes
         self.writes += 1
         self.cover[bit] = context
+        self.author[bit] = number
         self.acks[bit] = set()
         if tomb:
             self.tombs |= bit
@@ -114,7 +142,7 @@ class Clients:
             elif r.random() < self.marking:
                 m.mark(o)
             else:
-                stand_in = r.choice([n for n in MEMBERS if n not in OWNERS and n != number])
+                stand_in = r.choice([n for n in self.asides(m) if n != number])
                 self.send_write(m, bit, stand_in, o)
         self.contexts.append(context | bit)
 
@@ -145,7 +173,7 @@ class Clients:
         """A coordinator turns to another node, long after it minted."""
         for m in self.members.values():
             for bit in list(m.ops)[-2:]:
-                to = self.random.choice([n for n in MEMBERS if n != m.number])
+                to = self.random.choice([n for n in self.everybody(m) if n != m.number])
                 target = 0 if to in OWNERS else self.random.choice(OWNERS)
                 self.send_write(m, bit, to, target)
 
@@ -158,6 +186,8 @@ class Clients:
     def on_write(
         self, m: Member, a: Member, a_inc: int, target: int, obj: Obj, stamp: int, bit: int
     ) -> None:
+        if not m.ring:
+            return
         if target and target != m.number:
             if m.rounds.refuses_hint(P, stamp) and "older hints" not in self.faults:
                 self.send("refused", m.number, a.number, target, bit, m.stamp())
@@ -191,13 +221,17 @@ class Clients:
         refused = m.rounds.refuses_write(P, stamp) and "older writes" not in self.faults
         if not refused:
             m.rec = merge(m.rec, obj)
-        self.say("handoff", m.number, a.number, obj, m.rounds.committed(P) if refused else 0)
+        committed = m.rounds.committed(P) if refused else 0
+        self.say("handoff", m.number, a.number, obj, committed, m.state().ring.epoch)
 
-    def on_handoff(self, m: Member, a: Member, a_inc: int, obj: Obj, named: int) -> None:
+    def on_handoff(self, m: Member, a: Member, a_inc: int, obj: Obj, named: int, of: int) -> None:
         held, stamp, start = m.hints().get(a.number, (ABSENT, 0, 0))
         if held == ABSENT or held != obj:
             return
-        if named and start == m.inc and m.rounds.agreed(P) <= stamp:
+        ring = m.mem.get(("of ring", a.number), 0)
+        later = ring > of or (ring >= of and "the round's own ring" in self.faults)
+        if named and (later or (start == m.inc and m.rounds.agreed(P) <= stamp)):
+            self.later += start != m.inc
             m.mem["hint", a.number] = (held, named, start)  # taken on this disk: newer than that
             return
         if named:
@@ -212,7 +246,7 @@ class Clients:
         asked = self.random.sample(able, R)
         answers = [(n, self.members[n].shows(), self.members[n].stamp()) for n in asked]
         if self.random.random() < 0.3:
-            n = self.random.choice([n for n in MEMBERS if n not in OWNERS])
+            n = self.random.choice(self.asides(self.members[by]))
             if (obj := self.members[n].shows()) != ABSENT:
                 answers.append((n, obj, self.members[n].stamp()))
         whole: Obj = ABSENT

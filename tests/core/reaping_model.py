@@ -1,10 +1,11 @@
 """A model of reaping: every schedule that clients, the network and disks can make of it.
 
 Five members (`reaping_world`), the first three own the partition, W = R = 2, and
-one key. Each step delivers, loses or doubles a message, lets a member do the next
-bit of its work, or breaks something; all from one seed. `faults` names rules to
-leave out, to see that the model catches it; `bad_max` is how many disks may be lost
-or go back in time before repair has spread what they held.
+one key; `reaping_newcomers` lets more of them come. Each step delivers, loses or
+doubles a message, lets a member do the next bit of its work, or breaks something;
+all from one seed. `faults` names rules to leave out, to see that the model catches
+it; `bad_max` is how many disks may be lost or go back in time before repair has
+spread what they held.
 
 What must hold: a value that was deleted and reaped is never shown again by a
 quorum; an acknowledged write that nobody superseded is at every owner in the end,
@@ -39,9 +40,11 @@ class World(Rules):
         m.start()
 
     def lose(self, m: Member) -> None:
-        """The disk is gone; a new one is empty."""
+        """The disk is gone; a new one is empty, and has been told a ring that names its node."""
         self.losses += 1
-        self.goes_bad(m, {"lack": Lack.EMPTY} if m.owner else {})
+        rings = [o.ring for o in self.members.values() if o.ring and m.number in self.everybody(o)]
+        disk = {"ring": self.random.choice(rings) if self.newcomers else 1}
+        self.goes_bad(m, {**disk, "lack": Lack.EMPTY} if m.owner else disk)
         m.snapshots.clear()
 
     def roll_back(self, m: Member) -> None:
@@ -243,12 +246,15 @@ class World(Rules):
 
     def heal(self, turns: int = 60) -> None:
         """No faults any more: everything that is due is done, in turns."""
+        self.members[OWNERS[0]].ring = self.decided
         self.holding = 0.0
         self.messages += self.held
         self.held = []
         for turn in range(turns):
             for m in self.members.values():
                 m.fsync()
+                if m.ring:
+                    self.tell(m)
                 self.hand_off(m)
                 self.clear_marks(m)
                 self.resend(m)

@@ -8,9 +8,7 @@ from typing import Any
 from tests.core.reaping_clients import Clients
 from tests.core.reaping_world import (
     ABSENT,
-    MEMBERS,
     OWNERS,
-    RING,
     Member,
     Obj,
     P,
@@ -18,6 +16,7 @@ from tests.core.reaping_world import (
     candidate,
     leaf,
     merge,
+    name,
 )  # fmt: skip
 
 from dynamo_core import copies, recovery, returning
@@ -81,13 +80,25 @@ class Rules(Clients):
             return
         if m.rec == ABSENT or m.rec[1] & ~self.tombs:
             return
-        prepare = Prepare(P, m.stamp() + 1, RING, bytes(8), (candidate(m.rec),))
-        m.attempt = [Attempt(prepare, MEMBERS, OWNERS), set(), {}]
+        if self.early(m):
+            return
+        prepare = Prepare(P, m.stamp() + 1, name(m.ring), bytes(8), (candidate(m.rec),))
+        m.attempt = [Attempt(prepare, self.everybody(m), OWNERS), set(), {}]
         m.attempt[0].answered(m.number, self.answer(m, prepare))
         m.fsync()
-        for n in MEMBERS:
+        for n in self.everybody(m):
             if n != m.number:
                 self.send("prepare", m.number, n, prepare)
+
+    def early(self, m: Member) -> bool:
+        """Whether what `m` has knows of a write of a node that its ring doesn't name yet."""
+        if "unknown authors" in self.faults:
+            return False
+        return any(
+            self.newcomers.get(author, 1) > m.ring
+            for bit, author in self.author.items()
+            if m.rec[0] & bit
+        )
 
     def answer(self, m: Member, prepare: Prepare) -> Answer:
         hints, marks = len(m.hints()), m.marks()
@@ -97,7 +108,7 @@ class Rules(Clients):
             marks = []
         counts = not m.owner or m.lack == Lack.NOTHING
         sure = m.sure or "unsure yes" in self.faults
-        reason = refusal(m.rounds, prepare, Circumstances(RING, hints, marks, counts, sure))
+        reason = refusal(m.rounds, prepare, Circumstances(name(m.ring), hints, marks, counts, sure))
         if reason:
             if m.sure or "takes unsure" in self.faults:
                 m.rounds.take(P, prepare.reap_round)
@@ -120,7 +131,7 @@ class Rules(Clients):
         attempt.answered(a.number, answer)
         m.attempt[2][a.number] = a_inc
         if "without a yes" in self.faults and len(attempt._answers) >= 4:
-            for n in MEMBERS:
+            for n in attempt.members:
                 attempt._answers.setdefault(n, Answer(True, 0, (0,)))
             attempt.blockers.clear()
         if attempt.blockers:
@@ -129,7 +140,7 @@ class Rules(Clients):
             if "no confirmation" in self.faults:
                 self.decide(m)
                 return
-            for n in MEMBERS:
+            for n in attempt.members:
                 if n != m.number:  # over the link that gave the yes
                     self.send("alive", m.number, n, prepare)
             m.attempt[1] = {m.number}
@@ -142,14 +153,14 @@ class Rules(Clients):
             return
         if m.attempt[2][a.number] == a_inc:  # the process that gave the yes
             m.attempt[1].add(a.number)
-        if len(m.attempt[1]) == len(MEMBERS):
+        if len(m.attempt[1]) == len(m.attempt[0].members):
             self.decide(m)
 
     def decide(self, m: Member) -> None:
         attempt = m.attempt[0]
         self.give_up(m)
         kept = attempt.decision()
-        if not kept.entries:
+        if not kept.entries or attempt.prepare.ring != name(m.ring):
             return
         m.rounds.commit(P, kept)
         self.commits += 1
@@ -239,7 +250,7 @@ class Rules(Clients):
             m.rounds.floor(P, number, ring)
         elif step == Step.EMPTY:
             self.deletions += 1
-            m.empty(number)
+            m.empty(number, ring)
             m.sure = True
             m.merged = {}
         elif step == Step.TAKE_OVER:

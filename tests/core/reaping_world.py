@@ -16,7 +16,7 @@ from dynamo_core.frames import RingName
 from dynamo_core.recovery import Lack
 from dynamo_core.rounds import PREFIX, Listed, Rounds, State
 
-P, RING = 0, RingName(1, b"r" * 16)
+P = 0
 KEY = b"d" * 16 + b"key"
 OWNERS = (1, 2, 3)
 MEMBERS = (1, 2, 3, 4, 5)
@@ -42,7 +42,7 @@ class Member:
         self.old_hints_shown = False
         self.owner = number in OWNERS
         self.mem: dict[Any, Any] = {}
-        self.disk: dict[Any, Any] = {}
+        self.disk: dict[Any, Any] = {"ring": 1} if number in MEMBERS else {}
         self.snapshots: list[dict[Any, Any]] = []
         self.inc = 0
         self.start()
@@ -86,6 +86,15 @@ class Member:
             self.mem["rec"] = obj
 
     @property
+    def ring(self) -> int:
+        """The epoch of the ring that it holds; 0 if it holds none yet."""
+        return self.mem.get("ring", 0)
+
+    @ring.setter
+    def ring(self, epoch: int) -> None:
+        self.mem["ring"] = epoch
+
+    @property
     def lack(self) -> Lack:
         return self.mem.get("lack", Lack.NOTHING)
 
@@ -116,9 +125,12 @@ class Member:
         held, lowest, start = self.mem.get(("hint", target), (ABSENT, stamp, self.inc))
         start = start if start == self.inc else 0
         self.mem["hint", target] = (merge(held, obj), min(lowest, stamp), start)
+        ring = self.mem.get(("of ring", target), self.ring)
+        self.mem["of ring", target] = min(ring, self.ring)
 
     def drop_hint(self, target: int) -> None:
         self.mem.pop(("hint", target), None)
+        self.mem.pop(("of ring", target), None)
 
     def mark(self, target: int) -> None:
         self.mem["mark", target] = True
@@ -170,12 +182,12 @@ class Member:
 
     # Rounds
 
-    def empty(self, floor: int) -> None:
+    def empty(self, floor: int, ring: RingName) -> None:
         """Delete the copy unread: one batch with the floor and the standing."""
         self.rec = ABSENT
         self.mem.pop("merged", None)
         self.lack = Lack.EMPTY
-        self.rounds.floor(P, floor, RING)
+        self.rounds.floor(P, floor, ring)
 
     def carry_out(self) -> bool:
         """Whether it did now what the kept list names."""
@@ -191,6 +203,10 @@ class Member:
     def is_reaped(self) -> bool:
         kept = self.rounds.kept(P)
         return kept is not None and any(entry.skey == KEY for entry in kept.entries)
+
+
+def name(epoch: int) -> RingName:
+    return RingName(epoch, b"r" * 16)
 
 
 def candidate(obj: Obj) -> Listed:

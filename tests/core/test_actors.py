@@ -11,9 +11,10 @@ from dynamo_core.actors import (
     actor_bytes,
     actor_incarnation,
     actor_node,
+    newest_node,
 )
 from dynamo_core.errors import DynamoError
-from dynamo_core.versions import Dot
+from dynamo_core.versions import Clock, Dot
 
 HERE = b"incarn-1"
 OTHER = b"incarn-2"
@@ -99,3 +100,10 @@ def test_no_dot_twice_over_records_leases_and_restarts(
         assert (dot[1] == 1) == (record not in marks)
         issued.add(dot)
         marks[record] = dot
+
+
+def test_the_newest_node_that_a_clock_knows_of() -> None:
+    actors = [actor_bytes(number, HERE, 1) for number in (3, 9, 7)]
+    assert newest_node(Clock({})) == 0
+    assert newest_node(Clock({actors[0]: 2, actors[1]: 1}, [(actors[2], 5)])) == 9
+    assert newest_node(Clock({actors[0]: 2}, [(actors[2], 5)])) == 7

@@ -6,6 +6,7 @@
 import os
 
 import pytest
+from tests.core import reaping_newcomers
 from tests.core.reaping_model import Violation, run, schedule
 
 HISTORIES = int(os.environ.get("DYNAMO_MODEL_REAPING", "120"))
@@ -32,6 +33,30 @@ def test_one_disk_breaks_at_any_moment_of_a_round() -> None:
             schedule(seed)
         except Violation as violation:
             pytest.fail(f"seed {seed}: {violation}")
+
+
+@pytest.mark.parametrize("bad_max", [0, 1])
+def test_hints_of_members_that_came_after_a_round(bad_max: int) -> None:
+    later = 0
+    for seed in range(HISTORIES):
+        try:
+            later += reaping_newcomers.run(seed, bad_max=bad_max).later
+        except Violation as violation:
+            pytest.fail(f"seed {seed}: {violation}")
+    assert later, "the ring of a hint never mattered"
+
+
+@pytest.mark.parametrize(
+    ("fault", "seeds"),
+    [("unknown authors", range(15, 120)), ("the round's own ring", range(185, 200))],
+)
+def test_the_model_catches_what_takes_a_newcomer(fault: str, seeds: range) -> None:
+    for seed in seeds:
+        try:
+            reaping_newcomers.run(seed, frozenset({fault}))
+        except Violation:
+            return
+    pytest.fail(f"{len(seeds)} histories without a violation although {fault!r}")
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.sim.play import PATIENCE_S, Play, played
+from tests.sim.play import PATIENCE_S, Play, asked, played
 from tests.sim.world import Machine
 
 from dynamo_core import copies, reaping, recovery, wire
 from dynamo_core.history import ACKNOWLEDGED
+from dynamo_core.outcomes import Kind
 from dynamo_core.reaping import Prepare
 from dynamo_core.recovery import Ask
 from dynamo_core.rounds import Kept, Listed
@@ -94,6 +95,31 @@ def test_a_leaving_member_has_to_say_yes_and_is_named_while_it_does_not(seed: in
         play.start(leaver)
         _until(play, lambda: all(_committed(play, o) > 0 for o in play.owners), "the round", 120.0)
         assert not any(_has_record(play, m) for m in play.world.machines)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_round_waits_for_the_ring_of_a_newcomer_whose_write_was_deleted(seed: int) -> None:
+    # A newcomer keeps a hint, and only a client knows of both sides. The ring before doesn't
+    # name it, so that nobody asks it about rounds: its hint would bring the value back.
+    with played(seed, 3, n=1, r=1, w=1, timing=FAST) as play:
+        world, (owner,) = play.world, play.owners
+        (joined,) = play.join()
+        play.cut_off([joined], noticed=False)
+        ring = play.ring_of(world.machines, node_3="0.01")
+        play.post(ring, joined)
+        world.run_for(2.0)
+        written = asked(play, joined, Op.PUT)
+        assert joined.node.replica.hints.in_partition(play.place.partition)
+        delete = {"context": written.context, "write_id": bytes(15) + b"d", "value": b""}
+        deleted = asked(play, owner, Op.DELETE, **delete)
+        assert deleted.kind == Kind.WRITTEN
+        world.run_for(3.0)
+        blocked = owner.node.reaper.report(-1, 10)["partitions"][0]["blocked_by"]
+        assert "only a later ring" in blocked[0]["reason"], blocked
+        play.join_again([joined])
+        _until(play, lambda: _committed(play, owner) > 0, "a round under the ring that names it")
+        play.until_handed_off()
+        assert not asked(play, owner, Op.GET).siblings, "a deleted value came back"
 
 
 @pytest.mark.parametrize("seed", range(3))
