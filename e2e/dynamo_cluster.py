@@ -6,6 +6,7 @@ importing the product.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +17,11 @@ NAME = "cart"
 LOAD_MAX_S = 900
 SMALL = {
     "replicas": 3,
-    "zones": ["a", "b", "c"],
     "ring": {"partitions": 64},
     "storage": {"size": "1Gi"},
     "resources": {"requests": {"cpu": "50m", "memory": "192Mi"}, "limits": {"memory": "512Mi"}},
 }
-"""Three small nodes in three zones."""
+"""Three small nodes; each in a zone of its own, where there are three."""
 
 
 class Dynamo:
@@ -29,6 +29,7 @@ class Dynamo:
 
     def __init__(self, kubectl: Kubectl) -> None:
         self.kubectl = kubectl
+        self._zones = kubectl.zones()
 
     def apply(self, **changes: Any) -> None:
         """The whole manifest, as a person would apply it."""
@@ -37,7 +38,7 @@ class Dynamo:
                 "apiVersion": "dynamocluster.io/v1alpha1",
                 "kind": "DynamoCluster",
                 "metadata": {"name": NAME, "namespace": self.kubectl.namespace},
-                "spec": {**SMALL, **changes},
+                "spec": {**SMALL, "zones": self._zones, **changes},
             }
         )
 
@@ -141,8 +142,8 @@ def loaded(dynamo: Dynamo, rate: int = 150, failed_max: int = 0) -> Iterator[dic
 
 @contextmanager
 def dynamo_cluster(kubectl: Kubectl, name: str, **spec: Any) -> Iterator[Dynamo]:
-    """Applied and settled in the namespace `e2e-NAME`, which goes in the end."""
-    namespace = f"e2e-{name}"
+    """Applied and settled in a namespace of its own, which goes in the end."""
+    namespace = f"e2e-{name}-{os.urandom(3).hex()}"
     kubectl.run("create", "namespace", namespace)
     try:
         dynamo = Dynamo(kubectl.at(namespace))

@@ -27,7 +27,9 @@ IMAGES = {
     "node": os.environ.get("E2E_IMAGE_NODE", "dynamo-node:e2e"),
     "operator": os.environ.get("E2E_IMAGE_OPERATOR", "dynamo-operator:e2e"),
 }
-NEXT_NODE_IMAGE = os.environ.get("E2E_IMAGE_NODE_NEXT", f"{IMAGES['node']}-next")
+NEXT_NODE_IMAGE = os.environ.get(
+    "E2E_IMAGE_NODE_NEXT", "" if "E2E_KUBECONFIG" in os.environ else "dynamo-node:e2e-next"
+)
 """Another name of a node image, for rolling changes; of the same one is enough."""
 
 
@@ -60,6 +62,13 @@ class Kubectl:
     def apply(self, *documents: Mapping[str, Any]) -> None:
         listed = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
         self.run("apply", "-f", "-", text=json.dumps(listed))
+
+    def zones(self) -> list[str]:
+        """Names of three zones of its machines; none if it has fewer."""
+        label = "topology.kubernetes.io/zone"
+        nodes = self.items("nodes").values()
+        found = sorted({node["metadata"].get("labels", {}).get(label, "") for node in nodes} - {""})
+        return found[:3] if len(found) >= 3 else []
 
     def secret(self, name: str, key: str) -> str:
         return self.run(
@@ -99,10 +108,16 @@ def until(
 
 @contextmanager
 def kube_cluster() -> Iterator[Kubectl]:
-    """With the operator installed. A kind cluster made here is deleted in the end (unless
-    E2E_KEEP is set); in one that was given only what was made is taken away."""
+    """With the operator installed. A kind cluster made here is deleted in the end, unless
+    E2E_KEEP is set; in one that was given the operator is put in place of the one that is
+    there, and stays."""
     given = os.environ.get("E2E_KUBECONFIG")
     if given:
+        missing = [
+            name for name in ("E2E_IMAGE_NODE", "E2E_IMAGE_OPERATOR") if name not in os.environ
+        ]
+        if missing:
+            pytest.fail(f"E2E_KUBECONFIG needs {' and '.join(missing)}: images that it can pull")
         kubectl = Kubectl(given)
         _install(kubectl)
         yield kubectl
@@ -119,7 +134,9 @@ def kube_cluster() -> Iterator[Kubectl]:
             _install(kubectl)
             yield kubectl
         finally:
-            if not os.environ.get("E2E_KEEP"):
+            if os.environ.get("E2E_KEEP"):
+                print(f"kept: kind export kubeconfig --name {KIND_CLUSTER}")
+            else:
                 command("kind", "delete", "cluster", "--name", KIND_CLUSTER, check=False)
 
 

@@ -1,12 +1,13 @@
 """dynamo verify: a store that keeps its promises passes, one that doesn't is told on."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,7 +16,9 @@ from tests.client.fake_store import Version
 from tests.client.real_cluster import RealCluster, why_no_real_cluster
 
 from dynamo_client.cli import dynamo
+from dynamo_client.cli.trial import Trial
 from dynamo_client.client import Protocol
+from dynamo_client.errors import DynamoClientError
 from dynamo_core.history import ACKNOWLEDGED, PUT, History, Operation
 
 
@@ -177,13 +180,26 @@ def test_a_cluster_that_is_not_whole(fake: FakeCluster) -> None:
     assert "isn't whole" in result.stderr
 
 
+@pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_a_load_that_is_stopped_is_judged(fake: FakeCluster, end: signal.Signals) -> None:
-    """As by Ctrl-C, or by kubectl exec ... kill when enough has been seen."""
+def test_a_load_that_is_stopped_is_judged(
+    fake: FakeCluster, end: signal.Signals, twice: bool
+) -> None:
+    """As by Ctrl-C, or by kubectl exec ... kill when enough has been seen; twice ends at once."""
+    if twice:
+        fake.stop_node(2)  # so that it waits for a cluster that is whole, and hears the second one
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "dynamo_client.cli", "verify", "--duration", "3600"),
-            *("--protocol", "http", "--url", fake.urls[0], "--settle", "0", "--json"),
+            *(
+                "--protocol",
+                "http",
+                "--url",
+                fake.urls[0],
+                "--settle",
+                "600" if twice else "0",
+                "--json",
+            ),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -195,6 +211,13 @@ def test_a_load_that_is_stopped_is_judged(fake: FakeCluster, end: signal.Signals
         while "operations" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(end)
+        if twice:
+            while "stopped" not in process.stderr.readline():
+                assert process.poll() is None
+            process.send_signal(end)
+            process.communicate(timeout=60)
+            assert process.returncode == 128 + end
+            return
         said, told = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -208,6 +231,30 @@ def test_the_rate_is_kept(fake: FakeCluster) -> None:
     args = ("--protocol", "http", "--json", "--duration", "2", "--concurrency", "2", "--rate", "8")
     counts = _document(_verify(fake.urls[0], *args))["counts"]
     assert 0 < counts["writes"] <= 2 * 8 + 2  # what is read in the end is beside it
+
+
+class _Refusing:
+    """A cluster in trouble: every request fails at once."""
+
+    def __getattr__(self, _: str) -> Callable[..., Any]:
+        async def refuse(*_: Any, **__: Any) -> Any:
+            raise DynamoClientError("no")
+
+        return refuse
+
+
+async def test_what_fails_is_not_repeated_faster_than_the_rate() -> None:
+    trial = Trial(cast("Any", _Refusing()), prefix="x", keys=4, concurrency=8, pace_s=1.0)
+    await trial.run(2.0)
+    assert 8 <= trial.done <= 3 * 8
+
+
+async def test_a_slow_load_stops_at_once() -> None:
+    trial = Trial(cast("Any", _Refusing()), prefix="x", keys=4, concurrency=1, pace_s=3600.0)
+    asyncio.get_running_loop().call_later(0.1, trial.stop)
+    async with asyncio.timeout(60):
+        await trial.run(3600.0)
+    assert trial.done == 1
 
 
 def test_nobody_there() -> None:

@@ -223,7 +223,8 @@ def test_who_has_the_last_way_to_its_data_is_not_restarted_beside_others(whole: 
     nodes[THREE[1]] = node(THREE[1], ring, state="up" if whole else "recovering")
     one = claim(LAST, phase="Lost")
     seen = world(ring=ring, nodes=nodes, claims=(one,), pods=(pod(LAST),), hosts=READY)
-    assert bool(losses.is_doomed(seen, LAST)) is not whole
+    doomed = losses.is_doomed(seen, LAST)
+    assert (doomed.code if doomed else "") == ("" if whole else "VolumeLost")
 
 
 def _lost(pods: Any = (), *, hosts: Any = READY, others: Any = None, **fields: Any) -> list[Any]:

@@ -81,7 +81,7 @@ class Trial:
         self._pace_s = pace_s
         self._numbers = count(1)
         self._began = time.monotonic()
-        self._ended = False
+        self._ended = asyncio.Event()
 
     @property
     def done(self) -> int:
@@ -92,13 +92,17 @@ class Trial:
         """Seconds since the trial was made: the history's clock."""
         return time.monotonic() - self._began
 
+    @property
+    def stopped(self) -> bool:
+        return self._ended.is_set()
+
     def stop(self) -> None:
         """End `run` soon."""
-        self._ended = True
+        self._ended.set()
 
     async def run(self, seconds: float) -> None:
         """Work for so long; failed requests are recorded, not raised."""
-        self._ended = False
+        self._ended.clear()
         end = self.now() + seconds
         await asyncio.gather(*(self._work(number, end) for number in range(self._concurrency)))
 
@@ -126,14 +130,26 @@ class Trial:
         client, sessions = f"c{number}", count(1)
         session = f"{client}.{next(sessions)}"
         seen: dict[str, Seen] = {}
-        while not self._ended and self.now() < end:
+        while not self._ended.is_set() and self.now() < end:
             what = chance.choices(whats, weights)[0]
             if what == "new session":
                 session, seen = f"{client}.{next(sessions)}", {}
                 continue
             key = self.keys[int(len(self.keys) * chance.random() ** 2)]  # some are hot
             went_well = await self._step(what, client, session, key, seen, chance)
-            await asyncio.sleep(self._pace_s if went_well else PAUSE_S)
+            pause_s = self._pace_s if went_well else max(self._pace_s, PAUSE_S)
+            if pause_s:
+                await self._rest(min(pause_s, end - self.now()))
+            else:
+                await asyncio.sleep(0)
+
+    async def _rest(self, seconds: float) -> None:
+        """Or until `stop`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
 
     async def _step(
         self,

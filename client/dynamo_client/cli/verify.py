@@ -179,9 +179,11 @@ async def _worked(trial: "Trial", seconds: float) -> None:
 
 @contextmanager
 def _stopped_by_signals(trial: "Trial") -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the load, and what was done is judged; a second one kills.
+    """The first SIGINT or SIGTERM ends the load, and what was done is judged.
 
-    Only a main thread gets signals: elsewhere nothing is taken.
+    A second one ends all, by a handler of its own: the first process of a container is not
+    killed by a signal that it doesn't take. Only a main thread gets signals: elsewhere
+    nothing is taken.
     """
     loop = asyncio.get_running_loop()
     main = threading.current_thread() is threading.main_thread()
@@ -194,16 +196,18 @@ def _stopped_by_signals(trial: "Trial") -> Iterator[None]:
                 signal.signal(each, handler)
 
     def stop() -> None:
-        give_back()
         trial.stop()
         note("stopped: what was done until now is judged; once more ends at once")
+        for each in signals:
+            loop.add_signal_handler(each, os._exit, 128 + each)
 
     for each in signals:
         loop.add_signal_handler(each, stop)
     try:
         yield
     finally:
-        give_back()
+        if not trial.stopped:  # else the next one ends at once, whatever is being judged
+            give_back()
 
 
 async def settled(kv: "DynamoClient", trial: "Trial", seconds: float, timeout_ms: int) -> list[str]:

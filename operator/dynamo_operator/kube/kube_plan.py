@@ -186,8 +186,8 @@ def _restart(world: World, name: str, step: RestartNode) -> Iterable[AnyStep]:
     if pod is None or pod.deleting:
         return  # on its way already, and nobody may wait for that who has other things to do
     doomed = losses.is_doomed(world, name)
-    if doomed:
-        yield Warn("ClaimDeleted", doomed)
+    if doomed is not None:
+        yield doomed
         return
     why = "its template has changed"
     # Whom nobody needs goes without anybody's leave; else the PodDisruptionBudget is asked, also

@@ -149,23 +149,21 @@ def doomed(world: World) -> list[AnyStep]:
     return steps
 
 
-def is_doomed(world: World, node: str) -> str:
-    """Why the pod of a node must not be ended now, though it may serve nobody; "" if it may.
+def is_doomed(world: World, node: str) -> Warn | None:
+    """Why the pod of a node must not be ended now, though it may serve nobody; None if it may.
 
     Its data would go with it while others aren't whole.
     """
     claim = world.claims.get(names.claim_name(node))
     if claim is None or not world.named(node):
-        return ""
+        return None
     if claim.deleting:
-        why = "its claim was deleted"
+        code, why = "ClaimDeleted", "its claim was deleted"
     elif lost(world, node):  # nothing is held by this pod any more
-        return ""
+        return None
     else:
-        why = _proof(world, claim)
-    if not why:
-        return ""
-    waits = _not_whole(world, node)
+        code, why = "VolumeLost", _proof(world, claim)
+    waits = _not_whole(world, node) if why else []
     if not waits:
-        return ""
-    return f"{node} isn't restarted, for {why} and {', '.join(waits)} is not whole"
+        return None
+    return Warn(code, f"{node} isn't restarted, for {why} and {', '.join(waits)} is not whole")
