@@ -50,22 +50,14 @@ class ApiServer:
         accept: str = "application/json",
     ) -> tuple[int, Any]:
         """Status and answer of one request, as JSON or else as text."""
-        context = ssl.create_default_context(cafile=str(self.ca_file))
-        connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.port, timeout=30, context=context
-        )
-        headers = {
-            "Authorization": f"Bearer {self.token}",
-            "Content-Type": kind,
-            "Accept": accept,
-        }
-        with contextlib.closing(connection):
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            text = answer.read().decode()
-        with contextlib.suppress(ValueError):
-            return answer.status, json.loads(text)
-        return answer.status, text
+        with contextlib.closing(Door(self)) as door:
+            return door.ask(method, path, body, kind, accept)
+
+    def made(self, path: str, body: Any) -> Any:
+        """What was created; it must be."""
+        status, told = self.ask("POST", path, body)
+        assert status == 201, told
+        return told
 
     def kubeconfig(self, path: Path) -> Path:
         """A kubeconfig file for that user (JSON is YAML)."""
@@ -81,6 +73,42 @@ class ApiServer:
         }
         path.write_text(json.dumps(config))
         return path
+
+
+class Door:
+    """One connection to it, for one thread that asks again and again; close it."""
+
+    def __init__(self, server: ApiServer) -> None:
+        context = ssl.create_default_context(cafile=str(server.ca_file))
+        self._connection = http.client.HTTPSConnection(
+            "127.0.0.1", server.port, timeout=30, context=context
+        )
+        self._token = server.token
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        kind: str = "application/json",
+        accept: str = "application/json",
+    ) -> tuple[int, Any]:
+        """As `ApiServer.ask`."""
+        headers = {
+            "Authorization": f"Bearer {self._token}",
+            "Content-Type": kind,
+            "Accept": accept,
+        }
+        text = None if body is None else json.dumps(body)
+        self._connection.request(method, path, text, headers)
+        answer = self._connection.getresponse()
+        told = answer.read().decode()
+        with contextlib.suppress(ValueError):
+            return answer.status, json.loads(told)
+        return answer.status, told
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 @contextlib.contextmanager

@@ -1,18 +1,16 @@
 """The operator's objects on a real API server, written with no more rights than its role gives."""
 
-import json
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.operator.api_rights import install_definition, operator_account
 from tests.operator.api_server import MISSING, WHY_SKIPPED, ApiServer, api_server
 
-from dynamo_operator.kube import names, rbac
+from dynamo_operator.kube import names
 from dynamo_operator.kube.api import Api
 from dynamo_operator.kube.connection import Connection
-from dynamo_operator.kube.crd import crd
 from dynamo_operator.kube.observing import Network, Observer
 from dynamo_operator.kube.reconcile import ClusterPasses
 from dynamo_operator.kube.telling import Teller
@@ -21,7 +19,6 @@ from dynamo_operator.kube.world import Surroundings
 if MISSING:
     pytest.skip(WHY_SKIPPED, allow_module_level=True)
 
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
 CLUSTERS = "/apis/dynamocluster.io/v1alpha1/namespaces/default/dynamoclusters"
 AROUND = Surroundings(
     names.Release("1.0.0", "dynamo-node:1.0.0"),
@@ -43,19 +40,8 @@ WRITTEN = (
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with api_server(tmp_path_factory.mktemp("kube")) as running:
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        assert running.ask("POST", path, crd())[0] == 201
-        deadline = time.monotonic() + 30
-        while running.ask("GET", CLUSTERS)[0] != 200:
-            assert time.monotonic() < deadline, "the definition is never established"
-            time.sleep(0.05)
+        install_definition(running)
         yield running
-
-
-def made(server: ApiServer, path: str, body: Any) -> Any:
-    status, told = server.ask("POST", path, body)
-    assert status == 201, told
-    return told
 
 
 @pytest.fixture
@@ -64,20 +50,7 @@ async def api(
 ) -> AsyncIterator[Api]:
     """The operator's door, as a service account with the operator's role."""
     name = f"operator-{tmp_path.name}".replace("_", "-").lower()[:60].strip("-")
-    made(server, "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": name}})
-    role = {"metadata": {"name": name}, "rules": rbac.cluster_rules()}
-    made(server, f"{RBAC}/clusterroles", role)
-    subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
-    binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
-    made(server, f"{RBAC}/clusterrolebindings", binding)
-    asked = f"/api/v1/namespaces/default/serviceaccounts/{name}/token"
-    token = made(server, asked, {"spec": {"expirationSeconds": 3600}})["status"]["token"]
-    file = server.kubeconfig(tmp_path / "kubeconfig")
-    config = json.loads(file.read_text())
-    config["users"][0]["user"]["token"] = token
-    file.write_text(json.dumps(config))
-    monkeypatch.setenv("KUBECONFIG", str(file))
+    monkeypatch.setenv("KUBECONFIG", str(operator_account(server, "default", name, tmp_path)))
     connection = await Connection.open()
     try:
         yield Api(connection)
@@ -133,8 +106,7 @@ async def passes(server: ApiServer, api: Api, name: str, count: int) -> None:
 async def test_what_is_made_is_taken_and_then_left_alone(
     server: ApiServer, api: Api, name: str, spec: dict[str, Any]
 ) -> None:
-    made(
-        server,
+    server.made(
         CLUSTERS,
         {
             "apiVersion": "dynamocluster.io/v1alpha1",
@@ -167,7 +139,7 @@ async def test_an_edit_changes_the_template_and_comes_to_rest(server: ApiServer,
         "metadata": {"name": "edited"},
         "spec": {},
     }
-    made(server, CLUSTERS, body)
+    server.made(CLUSTERS, body)
     await passes(server, api, "edited", 4)
     path = f"{WRITTEN[0]}/edited-default"
     first = server.ask("GET", path)[1]["spec"]["template"]
