@@ -90,7 +90,7 @@ class Cluster(Machines):
             for each in wanted:
                 self._make_claims(body, each)
                 if each not in mine and self.store.find(kinds.POD, namespace, each) is None:
-                    self.store.create(kinds.POD, _pod(body, each), "statefulset-controller")
+                    self.store.create(kinds.POD, pod_of(body, each), "statefulset-controller")
             for each, pod in mine.items():
                 if each not in wanted:
                     self._delete(kinds.POD, pod)
@@ -106,18 +106,11 @@ class Cluster(Machines):
 
     def _make_claims(self, body: Object, pod: str) -> None:
         namespace = body["metadata"]["namespace"]
-        for template in body["spec"].get("volumeClaimTemplates", []):
-            name = f"{template['metadata']['name']}-{pod}"
-            if self.store.find(kinds.CLAIM, namespace, name) is not None:
+        for claim in claims_of(body, pod):
+            if self.store.find(kinds.CLAIM, namespace, claim["metadata"]["name"]) is not None:
                 continue
-            metadata = copied(template["metadata"])
-            metadata |= {"name": name, "namespace": namespace, "finalizers": [PROTECTION]}
-            metadata["labels"] = {
-                **metadata.get("labels", {}),
-                **body["spec"]["selector"]["matchLabels"],
-            }
-            spec = {"storageClassName": self._default_class(), **copied(template["spec"])}
-            claim = {"metadata": metadata, "spec": spec}
+            claim["metadata"]["finalizers"] = [PROTECTION]
+            claim["spec"] = {"storageClassName": self._default_class(), **claim["spec"]}
             made = self.store.create(kinds.CLAIM, claim, "statefulset-controller")
             self.store.set_status(kinds.CLAIM, made, {"phase": "Pending"})
 
@@ -167,7 +160,23 @@ def _owner(body: Object) -> Object:
     }
 
 
-def _pod(body: Object, name: str) -> Object:
+def claims_of(body: Object, pod: str) -> list[Object]:
+    """The claims of a pod as its StatefulSet makes them."""
+    found = []
+    for template in body["spec"].get("volumeClaimTemplates", []):
+        metadata = copied(template["metadata"])
+        metadata["name"] = f"{template['metadata']['name']}-{pod}"
+        metadata["namespace"] = body["metadata"]["namespace"]
+        metadata["labels"] = {
+            **metadata.get("labels", {}),
+            **body["spec"]["selector"]["matchLabels"],
+        }
+        found.append({"metadata": metadata, "spec": copied(template["spec"])})
+    return found
+
+
+def pod_of(body: Object, name: str) -> Object:
+    """A pod as its StatefulSet makes it now: of the newest template (OnDelete)."""
     template = copied(body["spec"]["template"])
     metadata = template.get("metadata", {})
     labels = {
