@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from base64 import b64decode
@@ -21,13 +22,14 @@ from typing import Any
 from bench.ports import free_ports
 from e2e.judging import judge
 from tests.operator.api_rights import operator_account
-from tests.operator.api_server import ApiServer
-from tests.operator.kube_stand_in import MERGE, StandIn
+from tests.operator.api_server import ApiServer, Door
+from tests.operator.kube_stand_in import OWNED, StandIn
+from tests.operator.stand_in_machine import MERGE
 
 from dynamo_client.cli.trial import Trial
 from dynamo_client.client import DynamoClient
 from dynamo_core.ring import Ring
-from dynamo_operator.kube import kinds
+from dynamo_operator.kube import kinds, names
 from dynamo_operator.kube.kinds import Kind
 from dynamo_operator.observed import Address
 
@@ -38,7 +40,8 @@ NODES_MAX = 5
 PARTITIONS = 32
 RECORDS = 200
 VALUE_BYTES = 1024
-DEADLINE_S = 120.0
+DEADLINE_S = 240.0  # a machine that others keep busy takes its time to start processes
+POLL_S = 0.2
 SPEC = {
     "replicas": 3,
     "ring": {"partitions": PARTITIONS},
@@ -63,6 +66,11 @@ class RealNodes:
         server.made("/api/v1/namespaces", {"metadata": {"name": namespace}})
         self._kubeconfig = operator_account(server, namespace, f"operator-{namespace}", folder)
         self.stand_in = StandIn(server, namespace, folder, self.nodes)
+        self._door = Door(server)
+        self._asking = threading.Lock()
+
+    def close(self) -> None:
+        self._door.close()
 
     # What a person does
 
@@ -86,31 +94,30 @@ class RealNodes:
 
     def delete(self) -> None:
         path = kinds.DYNAMO_CLUSTER.path(self.namespace, "cart")
-        status, told = self.server.ask("DELETE", path)
+        status, told = self._ask("DELETE", path)
         assert status == 200, told
 
     def _patch(self, changes: Object, sub: str = "") -> None:
         path = kinds.DYNAMO_CLUSTER.path(self.namespace, "cart", sub)
-        status, told = self.server.ask("PATCH", path, changes, MERGE)
+        status, told = self._ask("PATCH", path, changes, MERGE)
         assert status == 200, told
+
+    def _ask(self, method: str, path: str, *more: Any) -> tuple[int, Any]:
+        with self._asking:
+            return self._door.ask(method, path, *more)
 
     # What there is
 
     def all(self, kind: Kind) -> dict[str, Object]:
-        status, told = self.server.ask("GET", kind.path(self.namespace))
+        status, told = self._ask("GET", kind.path(self.namespace))
         assert status == 200, told
         return {one["metadata"]["name"]: one for one in told["items"]}
 
     def get(self, kind: Kind, name: str) -> Object:
-        status, told = self.server.ask("GET", kind.path(self.namespace, name))
+        status, told = self._ask("GET", kind.path(self.namespace, name))
         assert status == 200, told
         found: Object = told
         return found
-
-    @property
-    def status(self) -> Object:
-        status: Object = self.get(kinds.DYNAMO_CLUSTER, "cart").get("status", {})
-        return status
 
     @property
     def ring(self) -> Ring:
@@ -131,6 +138,20 @@ class RealNodes:
             with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
                 found[name] = json.load(answer)
         return found
+
+    def disks(self) -> dict[str, str]:
+        """Which disk each node has."""
+        return {name: one["disk_id"] for name, one in self.admin("/admin/status").items()}
+
+    def left(self) -> set[tuple[str, str]]:
+        """All that was made for it and is still there."""
+        every = (kinds.STATEFUL_SET, kinds.POD, kinds.CLAIM, *OWNED)
+        return {
+            (kind.name, name)
+            for kind in every
+            for name, body in self.all(kind).items()
+            if names.CLUSTER_LABEL in body["metadata"].get("labels", {})
+        }
 
     def urls(self, nodes: int = 3) -> list[str]:
         each = list(self.nodes.values())[:nodes]
@@ -169,7 +190,7 @@ class RealNodes:
                 raise self.stand_in.failure
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds:.0f} s: {why}\n{self._told()}")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(POLL_S)
 
     async def until_settled(self, nodes: int) -> None:
         await self.until(lambda: self.settled(nodes), f"{nodes} nodes are settled")
@@ -178,7 +199,8 @@ class RealNodes:
         logs = [self.folder / "operator.log", *self.folder.glob("pods/*/log")]
         ends = [f"{log}:\n{log.read_text(errors='replace')[-3000:]}" for log in logs]
         story = json.dumps(self.stand_in.story, indent=1)
-        return "\n\n".join([json.dumps(self.status, indent=1), story, *ends])
+        clusters = self.all(kinds.DYNAMO_CLUSTER)
+        return "\n\n".join([json.dumps(clusters, indent=1), story, *ends])
 
     # The operator and the load
 
@@ -205,6 +227,13 @@ class RealNodes:
         finally:
             process.kill()
             process.wait()
+
+    def gone(self, operator: subprocess.Popen[bytes]) -> None:
+        """Killed in the middle of whatever it does; its lease needn't run out."""
+        operator.kill()
+        operator.wait()
+        status, told = self._ask("DELETE", kinds.LEASE.path(self.namespace, names.OPERATOR))
+        assert status == 200, told
 
     @contextlib.asynccontextmanager
     async def load(self) -> AsyncIterator[Trial]:
@@ -233,5 +262,5 @@ class RealNodes:
 @contextlib.contextmanager
 def real_nodes(server: ApiServer, namespace: str, folder: Path) -> Iterator[RealNodes]:
     found = RealNodes(server, namespace, folder)
-    with found.stand_in:
+    with found.stand_in, contextlib.closing(found):
         yield found
