@@ -81,6 +81,11 @@ class PodProcess:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def ending(self) -> bool:
+        """Whether `end` was called before."""
+        return self._killed_at is not None
+
     def keep_running(self) -> None:
         """Starts it, and again when it has ended by itself, if its disk is there."""
         if self.alive or not self._disk.is_dir() or time.monotonic() - self._started_at < AGAIN_S:
@@ -116,12 +121,12 @@ class PodProcess:
 
     def end(self) -> bool:
         """SIGTERM at first, SIGKILL when the pod's grace is over; whether it has ended."""
-        if not self.alive:
-            return True
-        assert self._process is not None
-        now = time.monotonic()
+        now, first = time.monotonic(), not self.ending
         if self._killed_at is None:
             self._killed_at = now + self._grace_s
+        if self._process is None or not self.alive:
+            return True
+        if first:
             self._process.send_signal(signal.SIGTERM)
         elif now >= self._killed_at:
             self.kill()

@@ -108,7 +108,8 @@ class StandInMachine:
             metadata = pod["metadata"]
             process = self.processes.get(metadata["uid"])
             if going(pod):
-                self._note("ends", pod)
+                if process is not None and not process.ending:
+                    self._note("ends", pod)
                 if process is None or process.end():
                     self._delete(kinds.POD, pod, gracePeriodSeconds=0)
                 continue
@@ -150,9 +151,8 @@ class StandInMachine:
         return made
 
     def _note(self, what: str, pod: Object) -> None:
-        told = what, pod["metadata"]["name"], pod["spec"]["containers"][0]["image"]
-        if told not in self.story[-1:]:
-            self.story.append(told)
+        image = pod["spec"]["containers"][0]["image"]
+        self.story.append((what, pod["metadata"]["name"], image))
 
     # The API server
 
