@@ -151,6 +151,20 @@ async def test_two_lost_volumes_are_a_persons() -> None:
         assert play.condition("Blocked")[0] == "False"
 
 
+async def test_all_is_said_to_be_well_only_when_it_is() -> None:
+    """A node was still being rebuilt when "everything is as the spec says" was told."""
+    async with settled() as play:
+        told = len(play.events("Settled"))
+        play.nodes[POD].state = "recovering"
+        await turns(play)
+        assert play.condition("Progressing")[:2] == ("False", "NothingToDo")
+        assert len(play.events("Settled")) == told
+        play.nodes[POD].state = "up"
+        await play.until_settled()
+        assert play.condition("Progressing")[:2] == ("False", "Settled")
+        assert len(play.events("Settled")) == told + 1
+
+
 async def test_a_joiner_with_a_lost_volume_is_in_nobodys_way() -> None:
     async with settled(local=True, zones=("",) * 4) as play:
         play.bad_images.add("dynamo-node:1.0.0")

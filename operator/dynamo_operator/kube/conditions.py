@@ -36,10 +36,11 @@ def conditions(
     problem: str = "",
 ) -> list[dict[str, Any]]:
     """All five. before: the last status. problem: why the pass ended before its end, "" if not."""
+    degraded = _degraded(world, made, facts)
     found = (
         _available(world, made.cluster),
-        _progressing(made, problem),
-        _degraded(world, made, facts),
+        _progressing(made, problem, whole=degraded[0] == "False"),
+        degraded,
         _blocked(made),
         _update(world, made.cluster),
     )
@@ -137,7 +138,7 @@ def _silent(node: ObservedNode | None) -> bool:
 # The others
 
 
-def _progressing(made: KubePlan, problem: str) -> Told:
+def _progressing(made: KubePlan, problem: str, *, whole: bool) -> Told:
     if made.cluster.spec.paused:
         return "False", "Paused", "spec.paused is true: nothing is changed"
     if not made.act and made.to_do:
@@ -148,6 +149,8 @@ def _progressing(made: KubePlan, problem: str) -> Told:
         return "True", kind_of_work(made), str(made.to_do[0])
     if made.refusals:
         return "False", "SpecRefused", "nothing is done for a spec that is refused"
+    if not whole:
+        return "False", "NothingToDo", "no step is left; what is not well stands under Degraded"
     return "False", "Settled", "everything is as the spec says"
 
 
