@@ -40,9 +40,10 @@ bench: setup ## compare with a three-node etcd on this machine (ARGS="--quick")
 e2e: setup ## bad days from outside: of a local cluster, and on kind (or E2E_KUBECONFIG)
 	@$(BIN)/pytest e2e $(if $(SCENARIO),-k "$(SCENARIO)") $(ARGS)
 
-crd: setup ## make crds/dynamoclusters.yaml and the tables of docs/reference.md anew
+crd: setup ## make the definition, the tables of docs/reference.md and the roles anew
 	@$(BIN)/python -m dynamo_operator.kube.crd > crds/dynamoclusters.yaml
 	@$(BIN)/python -m dynamo_operator.kube.reference docs/reference.md
+	@$(BIN)/python scripts/install_files.py
 
 lock: setup ## resolve requirements.lock anew
 	@$(BIN)/pip install -q uv && $(BIN)/uv pip compile --quiet --universal --generate-hashes --all-extras --no-emit-package dynamo-store --no-emit-index-url --custom-compile-command "make lock" -o requirements.lock pyproject.toml
