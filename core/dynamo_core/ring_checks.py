@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PARTITIONS_MIN: Final = 16
 PARTITIONS_MAX: Final = 8192
 REPLICATION_MAX: Final = 16  # never more than the smallest Q
-EPOCH_MAX: Final = 2**63 - 1
+EPOCH_MAX: Final = 2**32 - 1
 EVENTS: Final = ("created", "joined", "left", "replaced", "reweighed", "given-up")
 
 _CAPACITY = re.compile(r"(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)

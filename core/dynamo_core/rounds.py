@@ -21,6 +21,10 @@ from dynamo_core.frames import NO_RING, RingName
 SAID_MAX: Final = 32
 """Rounds said yes to that are remembered beyond the committed one; the oldest go first."""
 
+_EPOCH_AT: Final = 32
+_RING_AT: Final = 16
+"""In a round's number: bits above these say the epoch, and first of all the ring."""
+
 PREFIX: Final = b"round/"
 _KEPT_SUFFIX: Final = b"/kept"
 _PARTITION: Final = Struct(">H")
@@ -29,6 +33,19 @@ _KEPT: Final = Struct(">QQ16sB")
 _ENTRY: Final = Struct(">H16s")
 _NODE: Final = Struct(">I")
 _ROUND: Final = Struct(">Q")
+
+
+def next_round(stamp: int, ring: RingName) -> int:
+    """The number of the next round under `ring`, above the highest one taken, `stamp`.
+
+    0 if that is of a later ring, which is to be known first. Numbers of a ring are above
+    all of those before it, and those of two rings of one epoch lie apart: a member that a
+    ring gives up may have promised a number that nobody else has heard of, and its yes must
+    not pass for one to another round (docs/decisions/0006).
+    """
+    first = ring.epoch << _EPOCH_AT | int.from_bytes(ring.id[:2], "big") >> 1 << _RING_AT
+    number = max(stamp + 1, first)
+    return number if number >> _EPOCH_AT == ring.epoch else 0
 
 
 class Listed(NamedTuple):

@@ -19,7 +19,7 @@ from dynamo_core.actors import newest_node
 from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.frames import Frame
 from dynamo_core.reaping import CANDIDATES_MAX, Answer, Attempt, Circumstances, Prepare
-from dynamo_core.rounds import PREFIX, Listed
+from dynamo_core.rounds import PREFIX, Listed, next_round
 from dynamo_core.wire import Code, Type
 from dynamo_node import meta
 from dynamo_node.awaiting import given
@@ -136,7 +136,10 @@ class Reaper:
             if found:
                 self.blockers[partition] = {me: "a node that only a later ring names has written"}
             return
-        number = self._rounds.stamp(partition) + 1
+        number = next_round(self._rounds.stamp(partition), name)
+        if not number:
+            self.blockers[partition] = {me: "knows of a round of a later ring"}
+            return
         prepare = Prepare(partition, number, name, row, candidates)
         attempt = Attempt(prepare, members, owners)
         links = {n: node.topology.links[n] for n in members if n != me}

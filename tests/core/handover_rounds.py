@@ -6,7 +6,7 @@ Whose copy stands in the way says no; the list goes to whoever holds a slot when
 from tests.core.handover_sides import Sides
 from tests.core.handover_world import ABSENT, KEYS, NODES, Node, Obj, P, Wish
 
-from dynamo_core.rounds import Kept
+from dynamo_core.rounds import Kept, next_round
 from dynamo_core.slots import Row, holders
 
 
@@ -20,7 +20,9 @@ class Rounds(Sides):
             return
         key = self.random.choice(dead)
         obj = m.rec(key)
-        number = m.rounds.stamp(P) + 1
+        number = next_round(m.rounds.stamp(P), m.ring.name)
+        if not number:
+            return
         m.attempt = {
             "key": key, "obj": obj, "round": number, "ring": m.ring, "row": m.row, "yes": {},
             "base": m.committed, "members": self.members(m),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from dynamo_core.frames import RingName
 from dynamo_core.handover import Custody, Effect
 from dynamo_core.rounds import PREFIX, Rounds, State
 from dynamo_core.slot_table import PREFIX as ROWS
@@ -39,6 +40,10 @@ class Wish:
     id: int
     wanted: tuple[int, ...] = field(compare=False)
     given_up: tuple[tuple[int, int], ...] = field(compare=False, default=())
+
+    @property
+    def name(self) -> RingName:
+        return RingName(self.epoch, self.id.to_bytes(16, "big"))
 
 
 FIRST = Wish(1, 0, (1, 2, 3))

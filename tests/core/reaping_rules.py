@@ -24,7 +24,7 @@ from dynamo_core.copies import Holding
 from dynamo_core.reaping import Answer, Attempt, Circumstances, Prepare, refusal
 from dynamo_core.recovery import Lack
 from dynamo_core.returning import Step
-from dynamo_core.rounds import Kept
+from dynamo_core.rounds import Kept, next_round
 
 
 class Rules(Clients):
@@ -82,7 +82,10 @@ class Rules(Clients):
             return
         if self.early(m):
             return
-        prepare = Prepare(P, m.stamp() + 1, name(m.ring), bytes(8), (candidate(m.rec),))
+        number = next_round(m.stamp(), name(m.ring))
+        if not number:
+            return
+        prepare = Prepare(P, number, name(m.ring), bytes(8), (candidate(m.rec),))
         m.attempt = [Attempt(prepare, self.everybody(m), OWNERS), set(), {}]
         m.attempt[0].answered(m.number, self.answer(m, prepare))
         m.fsync()

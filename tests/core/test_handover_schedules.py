@@ -147,7 +147,8 @@ def test_schedule_10_an_abandoned_pull_is_begun_anew_and_blocks_reaping_while_it
     w.turn(4)
     assert w.nodes[4].custody.pulling
     assert w.nodes[4].custody.pulling.cursor == b""
-    assert w.nodes[4].committed == 1, "nothing older is taken before the first page"
+    committed = w.nodes[1].committed
+    assert w.nodes[4].committed == committed > 0, "nothing older is taken before the first page"
     w.end()
     assert w.nodes[4].rec(KEY) == ABSENT
 

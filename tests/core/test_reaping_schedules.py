@@ -8,13 +8,32 @@ from dynamo_core import get_quorum, reaping
 from dynamo_core.errors import Corrupt
 from dynamo_core.frames import RingName
 from dynamo_core.reaping import Answer, Attempt, Circumstances, Prepare, refusal
-from dynamo_core.rounds import Kept, Listed, Rounds, State
+from dynamo_core.rounds import Kept, Listed, Rounds, State, next_round
 from dynamo_core.versions import Clock
 
 RING = RingName(3, b"r" * 16)
 ROW = b"eight by"
 ENTRY = Listed(b"d" * 16 + b"key", b"leaf" * 4)
 FREE = Circumstances(RING, 0, (), True)
+
+
+@given(st.integers(1, 2**32 - 2), st.binary(min_size=16, max_size=16), st.integers(1, 2**64 - 1))
+def test_rounds_of_a_later_ring_are_above_all_that_were_promised_before(
+    epoch: int, id_: bytes, later: int
+) -> None:
+    ring, after = RingName(epoch, id_), RingName(epoch + 1, later.to_bytes(16, "big"))
+    first = next_round(0, ring)
+    assert first >> 32 == epoch
+    assert next_round(first, ring) == first + 1
+    assert next_round(first + 1, after) > first + 1
+    assert not next_round(next_round(first, after), ring), "that ring has to be learned first"
+    assert next_round((epoch + 1 << 32) - 2, ring) == (epoch + 1 << 32) - 1
+    assert not next_round((epoch + 1 << 32) - 1, ring)
+
+
+def test_rounds_of_two_rings_of_one_epoch_lie_apart() -> None:
+    one, other = (next_round(0, RingName(7, id_ * 16)) for id_ in (b"1", b"2"))
+    assert other - one >= 1 << 16
 
 
 def _prepare(number: int = 1) -> Prepare:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from tests.sim import handover_plays
 from tests.sim.handover_plays import FAST, hold_pages, records_of
-from tests.sim.play import PATIENCE_S, asked, played, reaped
+from tests.sim.play import PATIENCE_S, Play, asked, played, reaped
+from tests.sim.world import Machine
 
 from dynamo_core import records
 from dynamo_core.handover_messages import (
@@ -13,6 +14,7 @@ from dynamo_core.handover_messages import (
 )
 from dynamo_core.history import ACKNOWLEDGED
 from dynamo_core.outcomes import Kind
+from dynamo_core.ring import position
 from dynamo_core.rounds import Kept, State
 from dynamo_core.wire import Op, Type
 from dynamo_node.storage import OBJECTS
@@ -279,29 +281,56 @@ def test_who_was_given_up_and_returns_hands_over_what_only_it_has(seed: int) -> 
         assert b"alone" in {s.value for s in asked(play, rest[0], Op.GET).siblings}
 
 
+def _comes_back_after_the_key_was_reaped(play: Play, away: Machine) -> None:
+    """Give `away` up, which is cut off; delete the key and reap it; let `away` return."""
+    world, partition = play.world, play.place.partition
+    rest = [m for m in world.machines if m is not away]
+    number = away.node.topology.number
+    play.post(play.ring_of(rest, give_up=(number,)), *rest)
+    play.until_settled()
+    play.clients.at = rest[0]
+    play.ask(Op.GET)
+    assert play.ask(Op.DELETE, context=True).outcome == ACKNOWLEDGED
+    holders = rest[0].node.topology.holders(partition)
+    there = [m for m in rest if m.node.topology.number in holders]
+    world.run_until(lambda: all(m.node.replica.rounds.committed(partition) for m in there), 120.0)
+    assert records_of(play, away), "it has the value"
+    play.join_again([away])
+    play.post(play.ring_of(list(world.machines)), *rest)
+    play.until_settled()
+    world.run_until(lambda: not away.node.custodies.sealed(), PATIENCE_S)
+    assert not any(map(play.copy, world.machines))
+    assert asked(play, away, Op.GET).kind == Kind.ABSENT
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_schedule_10_a_yes_that_nobody_else_heard_of_is_no_yes_to_the_next_round(
+    seed: int,
+) -> None:
+    # Seed 110000262: a coordinator that was cut off had said yes to round 1, and was given up.
+    # Without it the others agreed on another round 1, and its copy passed for one of that.
+    with played(seed, 5, timing=FAST) as play:
+        world, away, partition = play.world, play.owners[0], play.place.partition
+        play.put()
+        world.run_for(1.0)
+        key, rounds = play.key, away.node.replica.rounds
+        of = away.node.topology.ring.partition_of
+        beside = (b"beside-%d" % i for i in range(1000))
+        play.key = next(k for k in beside if of(position(k)) == partition)
+        context = asked(play, away, Op.PUT).context
+        play.cut_off([away], noticed=False)
+        delete = {"context": context, "write_id": bytes(15) + b"d", "value": b""}
+        assert asked(play, away, Op.DELETE, **delete).kind == Kind.UNAVAILABLE
+        world.run_until(lambda: bool(rounds.state(partition).said), PATIENCE_S)
+        play.key = key
+        _comes_back_after_the_key_was_reaped(play, away)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_schedule_10_who_was_given_up_returns_after_the_key_was_reaped(seed: int) -> None:
     with played(seed, 5, timing=FAST) as play:
-        world, away, partition = play.world, play.owners[seed % 3], play.place.partition
+        away = play.owners[seed % 3]
         play.put()
-        world.run_for(1.0)
+        play.world.run_for(1.0)
         play.cut_off([away])
-        rest = [m for m in world.machines if m is not away]
-        number = away.node.topology.number
-        play.post(play.ring_of(rest, give_up=(number,)), *rest)
-        play.until_settled()
-        play.clients.at = rest[0]
-        play.ask(Op.GET)
-        assert play.ask(Op.DELETE, context=True).outcome == ACKNOWLEDGED
-        holders = rest[0].node.topology.holders(partition)
-        there = [m for m in rest if m.node.topology.number in holders]
-        world.run_until(
-            lambda: all(m.node.replica.rounds.committed(partition) for m in there), 120.0
-        )
-        assert records_of(play, away), "it has the value"
-        play.join_again([away])
-        play.post(play.ring_of(list(world.machines)), *rest)
-        play.until_settled()
-        world.run_until(lambda: not away.node.custodies.sealed(), PATIENCE_S)
-        assert not any(records_of(play, m) for m in world.machines)
-        assert asked(play, away, Op.GET).kind == Kind.ABSENT
+        _comes_back_after_the_key_was_reaped(play, away)
