@@ -328,3 +328,27 @@ def test_accept_loss_claims_where_nobody_can_be_heard() -> None:
             assert token.number == 2
         play.world.run_for(20.0)
         assert asked(play, back, Op.GET).kind == Kind.VALUES
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_who_was_given_up_and_has_not_heard_of_it_is_not_asked_for_more(seed: int) -> None:
+    # Seed 110000264, where a change of mind had brought it back: with R = 1 it answers alone.
+    with played(seed, 4, n=2, r=1, w=2) as play:
+        away = play.owners[seed]
+        play.put()
+        play.world.run_for(1.0)
+        play.cut_off([away])
+        rest = [m for m in play.world.machines if m is not away]
+        _given_up(play, away, _number(away), rest)
+        play.until_settled()
+        play.clients.at = rest[0]
+        play.ask(Op.GET)
+        done = play.put(context=True)
+        assert done.owners == 2
+        play.clients.at = away
+        assert {s.id for s in play.ask(Op.GET, 7).shown} != {done.id}, "what it has is older"
+        play.clients.at = None
+        play.join_again([away])
+        play.post(play.ring_of(list(play.world.machines)), *rest)
+        play.until_settled()
+        _judged(play)

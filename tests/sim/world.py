@@ -20,7 +20,7 @@ from tests.sim.machines import NATIVE_PORT, Machine, Process
 from tests.sim.net import Network
 from tests.sim.shape import Shape
 
-from dynamo_core import objects
+from dynamo_core import objects, slot_table
 from dynamo_core.contexts import Keyring
 from dynamo_core.placement import Candidate, first_ring
 from dynamo_core.ring import Ring
@@ -180,6 +180,14 @@ class World:
         machine.disk.went_back = True  # what it takes before it hears of it may be too old
         self.shelf[machine.name] = machine.disk
         self.note(machine.name, "is gone for good")
+
+    def given_up(self, machine: Machine) -> bool:
+        """Whether it still bears a number that the highest ring held anywhere has given up."""
+        rings = [m.node.topology.ring for m in self.machines if m.node is not None]
+        ring = max(filter(None, rings), key=lambda ring: ring.name, default=None)
+        if ring is None or machine.node is None:
+            return False
+        return machine.node.topology.number in slot_table.given_up(ring)
 
     # Life of a process
 
