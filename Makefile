@@ -7,7 +7,7 @@ ARGS ?=
 # Every node of a test is a process that imports all of it: compiled once, not each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup up test lint types format sim bench e2e crd lock clean
+.PHONY: help setup up test lint types format sim bench e2e kind-up kind-down crd lock clean
 
 help: ## show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ bench: setup ## compare with a three-node etcd on this machine (ARGS="--quick")
 
 e2e: setup ## bad days from outside: of a local cluster, and on kind (or E2E_KUBECONFIG)
 	@$(BIN)/pytest e2e $(if $(SCENARIO),-k "$(SCENARIO)") $(ARGS)
+
+kind-up: ## the store on a Kubernetes of its own, in Docker (BASE_IMAGE, KIND_NODE_IMAGE, DOCKER_BUILD_ARGS)
+	@scripts/kind_up
+
+kind-down: ## take that away again
+	@kind delete cluster --name $(or $(CLUSTER),dynamo)
 
 crd: setup ## make the definition, the tables of docs/reference.md and the roles anew
 	@$(BIN)/python -m dynamo_operator.kube.crd > crds/dynamoclusters.yaml
