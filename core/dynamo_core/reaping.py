@@ -23,6 +23,7 @@ from dynamo_core.rounds import (
     entries_to_bytes,
     kept_from_bytes,
     kept_to_bytes,
+    next_round,
 )
 
 CANDIDATES_MAX: Final = 500
@@ -165,7 +166,9 @@ class Attempt:
         if answer is None:
             self.blockers[member] = "did not answer"
             return
-        self.highest = max(self.highest, answer.taken)
+        if next_round(answer.taken, self.prepare.ring):
+            # One of a later ring is left to that one: no round of this one could follow it.
+            self.highest = max(self.highest, answer.taken)
         if answer.yes:
             self._answers[member] = answer
         else:

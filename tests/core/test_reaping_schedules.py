@@ -36,6 +36,17 @@ def test_rounds_of_two_rings_of_one_epoch_lie_apart() -> None:
     assert other - one >= 1 << 16
 
 
+def test_a_round_of_a_later_ring_does_not_end_those_of_this_one() -> None:
+    # That ring may be lost with the only member that holds it.
+    asked = _prepare(next_round(0, RING))
+    attempt = Attempt(asked, (1, 2), (1,))
+    later = next_round(0, RingName(RING.epoch + 1, bytes(16)))
+    attempt.answered(1, Answer(False, later, reason="holds the ring of epoch 4"))
+    assert attempt.highest == asked.reap_round
+    attempt.answered(2, Answer(False, asked.reap_round + 7, reason="has taken it"))
+    assert next_round(attempt.highest, RING) == asked.reap_round + 8
+
+
 def _prepare(number: int = 1) -> Prepare:
     return Prepare(5, number, RING, ROW, (ENTRY,))
 
