@@ -330,9 +330,13 @@ def test_accept_loss_claims_where_nobody_can_be_heard() -> None:
         assert asked(play, back, Op.GET).kind == Kind.VALUES
 
 
+@pytest.mark.parametrize("others_up", [True, False])
 @pytest.mark.parametrize("seed", range(2))
-def test_who_was_given_up_and_has_not_heard_of_it_is_not_asked_for_more(seed: int) -> None:
+def test_who_was_given_up_and_has_not_heard_of_it_is_not_asked_for_more(
+    seed: int, others_up: bool
+) -> None:
     # Seed 110000264, where a change of mind had brought it back: with R = 1 it answers alone.
+    # Those who hold the ring that gave it up may all be down just then.
     with played(seed, 4, n=2, r=1, w=2) as play:
         away = play.owners[seed]
         play.put()
@@ -345,10 +349,33 @@ def test_who_was_given_up_and_has_not_heard_of_it_is_not_asked_for_more(seed: in
         play.ask(Op.GET)
         done = play.put(context=True)
         assert done.owners == 2
+        if not others_up:
+            play.kill(*rest)
         play.clients.at = away
         assert {s.id for s in play.ask(Op.GET, 7).shown} != {done.id}, "what it has is older"
         play.clients.at = None
+        play.start(*rest)
         play.join_again([away])
         play.post(play.ring_of(list(play.world.machines)), *rest)
         play.until_settled()
         _judged(play)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_who_came_back_and_has_heard_of_it_is_asked_like_anybody_else(seed: int) -> None:
+    with played(seed, 4, n=2, r=1, w=2) as play:
+        world, away = play.world, play.owners[seed]
+        play.put()
+        world.run_for(1.0)
+        rest = [m for m in world.machines if m is not away]
+        number = _number(away)
+        world.remove(away)
+        _given_up(play, away, number, rest)
+        back = world.add(away.name, world.shelf.pop(away.name))
+        world.unaware.add(back)  # as whoever brings an old volume back says
+        world.start(back)
+        _until(play, lambda: back.node is not None, "it to start")
+        assert world.knows_no_better(back)
+        assert play.post(play.ring_of(list(world.machines)), *rest) == [None] * 3
+        play.until_settled()
+        assert not world.knows_no_better(back)

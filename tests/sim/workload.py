@@ -154,8 +154,8 @@ class _Call:
             clients.quorums[int(id_[1:])] = quorum
         self._tries = 0
         self._asked: Machine | None = None
-        self._given_up = False
-        """Whether that one bore a number by then which a ring had given up."""
+        self._knew_no_better = False
+        """Whether that one hadn't heard that it holds no slots any more."""
         self._unknown = False
         self._done = False
 
@@ -164,7 +164,7 @@ class _Call:
         self._tries += 1
         number = self._tries
         machine = self._asked = self.clients.at or self.clients.rng.choice(world.machines)
-        self._given_up = world.given_up(machine)
+        self._knew_no_better = world.knows_no_better(machine)
         process = machine.process
         delay = self.clients.rng.uniform(0.0002, 0.002)
         if process is None or process.node is None:
@@ -180,6 +180,7 @@ class _Call:
         world = self.clients.world
 
         def answer(outcome: Outcome) -> None:
+            world.look()  # under which ring a write was acknowledged may not be seen later
             if outcome.kind == Kind.WRITTEN and world.on_written is not None:
                 world.on_written()
             delay = self.clients.rng.uniform(0.0002, 0.002)
@@ -225,7 +226,7 @@ class _Call:
         world = self.clients.world
         if world.faults["disk rolled back"]:
             return 0
-        if (self._asked in world.unaware or self._given_up) and outcome.needed == 1:
+        if self._knew_no_better and outcome.needed == 1:
             return 0
         return outcome.primary
 

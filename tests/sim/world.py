@@ -63,6 +63,8 @@ class World:
         self.unaware: set[Machine] = set()
         """Those that run although they were given up, cut off from the others, and those with
         a volume of before they left: for all that they know they hold slots."""
+        self._highest: Ring | None = None
+        """The highest ring that any node was seen to hold."""
         self._bearers: Counter[str] = Counter()
         for i in range(shape.nodes):
             self.add(f"node-{i}")
@@ -181,13 +183,26 @@ class World:
         self.shelf[machine.name] = machine.disk
         self.note(machine.name, "is gone for good")
 
-    def given_up(self, machine: Machine) -> bool:
-        """Whether it still bears a number that the highest ring held anywhere has given up."""
-        rings = [m.node.topology.ring for m in self.machines if m.node is not None]
-        ring = max(filter(None, rings), key=lambda ring: ring.name, default=None)
-        if ring is None or machine.node is None:
+    def knows_no_better(self, machine: Machine) -> bool:
+        """Whether it may take itself for an owner by what it knew before it was given up or left.
+
+        That ends with the highest ring that was held anywhere: who holds that may be down now.
+        """
+        self.look()
+        if machine.node is None:
             return False
-        return machine.node.topology.number in slot_table.given_up(ring)
+        ring, highest = machine.node.topology.ring, self._highest
+        if ring is None or highest is None or ring.name >= highest.name:
+            return False
+        number = machine.node.topology.number
+        return machine in self.unaware or number in slot_table.given_up(highest)
+
+    def look(self) -> None:
+        """Take note of the highest ring that is held now."""
+        rings = [m.node.topology.ring for m in self.machines if m.node is not None]
+        self._highest = max(
+            filter(None, (self._highest, *rings)), key=lambda ring: ring.name, default=None
+        )
 
     # Life of a process
 
