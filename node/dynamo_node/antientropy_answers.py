@@ -22,7 +22,7 @@ from dynamo_core.rounds import Rounds
 from dynamo_core.wire import ROW_BYTES, Code, Type
 from dynamo_node.digests import leaf_of, leaves, partition_range
 from dynamo_node.inbound import Inbound
-from dynamo_node.refusals import MovedError, OtherRowError, PeerRefusal
+from dynamo_node.refusals import UNSETTLED, MovedError, PeerRefusal
 
 if TYPE_CHECKING:
     from dynamo_node.antientropy import AntiEntropy
@@ -105,10 +105,10 @@ class Answers:
         assert table is not None
         if partition >= table.partitions:
             raise Corrupt(f"a question about partition {partition}, of {table.partitions}")
-        if row != table.digest(partition):
-            raise OtherRowError(partition, table.row(partition))
+        if (no := node.custodies.other_row(partition, row)) is not None:
+            raise no
         if partition in node.topology.unsettled:
-            raise Refused(Code.NOT_YET, "its tokens are not fsynced here yet")
+            raise Refused(Code.NOT_YET, UNSETTLED)
         if partition not in node.topology.owned or not node.custodies.takes(partition):
             raise MovedError
 

@@ -147,7 +147,7 @@ class Covering:
             if not await node.handoff.spread(partition, others):
                 log.info("partition %d isn't covered yet: hints here lie nowhere else", partition)
                 return
-            await node.disk.store.durable()
+            await node.custodies.settled((partition,))
             if too_old or copy.may_merge(end.holding.state):
                 await self._say_covered(number, About(partition, slot, token, b""), too_old, root)
         except (NotGiven, RoundPassed) as error:
@@ -165,7 +165,7 @@ class Covering:
         partition = custody.partition
         if not custody.may_cover(slot, token) or self._node.replica.hints.in_partition(partition):
             return  # hints here need another disk first: see `_take_in`
-        await self._node.disk.store.durable()
+        await self._node.custodies.settled((partition,))
         await self._say_covered(token.holder, About(partition, slot, token, b""), False, root)
 
     async def _say_covered(self, number: int, about: About, too_old: bool, root: bytes) -> None:

@@ -3,7 +3,7 @@
 Owns the table of tokens and this node's record for each partition, both on disk:
 their loading, what a ring and a peer add to them, and what follows for the copies
 here (design: handover; docs/decisions/0012). Nobody is answered by a row that is not
-fsynced yet: until then its partition is `unsettled`.
+fsynced yet, nor told it: until then its partition is `unsettled`.
 
 Forbidden here: by what right a token is raised (`dynamo_core.handover`), and moving
 data (`taking_over`, `handing_over`).
@@ -26,7 +26,7 @@ from dynamo_core.tenures import PREFIX as RECORD_PREFIX
 from dynamo_core.tenures import Custodies as Record
 from dynamo_node import meta
 from dynamo_node.digests import partition_range
-from dynamo_node.refusals import MovedError, OtherRowError
+from dynamo_node.refusals import MovedError, OtherRowError, UnsettledRowError
 from dynamo_node.storage import META
 
 if TYPE_CHECKING:
@@ -177,11 +177,13 @@ class Custodies:
             return None
         return MovedError()
 
-    def other_row(self, partition: int, row: bytes) -> DynamoError | None:
+    def other_row(self, partition: int, row: bytes) -> OtherRowError | None:
         """The refusal of what names `row`, if another one is known here."""
         if row == self.table.digest(partition):
             return None
-        return OtherRowError(partition, self.table.row(partition))
+        unsettled = partition in self._topology.unsettled
+        refused = UnsettledRowError if unsettled else OtherRowError
+        return refused(partition, self.table.row(partition))
 
     # Learning
 
@@ -280,6 +282,12 @@ class Custodies:
         upto = self._changes
         await self._store.durable()
         self._settled(upto)
+
+    async def settled(self, partitions: Iterable[int]) -> None:
+        """`durable`, and until the rows of these may be told as they are then."""
+        await self.durable()
+        while not self._topology.unsettled.isdisjoint(partitions):
+            await self.durable()
 
     def open_slots(self, partitions: Iterable[int]) -> int:
         """How many slots are held by another node than the ring in force wants."""

@@ -92,6 +92,7 @@ class HandingOver:
         custody = node.custodies.of(partition)
         answer = custody.on_pull(slot, source, able(node, partition))
         if answer is not Answer.GIVEN:
+            await node.custodies.settled((partition,))
             return messages.pack_denied(answer, custody.row)
         emptied = node.replica.emptied[partition]
         # Before anything is read: what is read is as new as this, or newer.
@@ -102,6 +103,7 @@ class HandingOver:
         await node.disk.store.durable()
         answer = custody.on_pull(slot, source, able(node, partition))
         if answer is not Answer.GIVEN:
+            await node.custodies.settled((partition,))
             return messages.pack_denied(answer, custody.row)
         if node.replica.emptied[partition] != emptied:
             raise _Refused(Code.OVERLOADED, "this copy was deleted while it was read")
@@ -198,7 +200,7 @@ class HandingOver:
         answer = custody.on_seal(slot, source, number, may, wanted)
 
         async def reply() -> bytes:
-            await node.disk.store.durable()
+            await node.custodies.settled((partition,))
             if answer is not Answer.GIVEN:
                 return messages.pack_denied(answer, custody.row)
             return messages.pack_sealed(end_of(node, partition))

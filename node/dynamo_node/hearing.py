@@ -147,8 +147,7 @@ class Hearing:
             raise Corrupt(f"partition {beyond[0]} is not one of this ring")
 
         async def answer() -> bytes:
-            await node.custodies.durable()
-            await node.disk.store.durable()
+            await node.custodies.settled(rows)
             if one:
                 kept = node.replica.rounds.kept(partition)
                 return copies.pack_kept_reply(self._holding(partition), kept)

@@ -4,12 +4,16 @@ Owns the errors with which a replica refuses a client's write or a peer's
 mutation, and their form on the wire.
 """
 
+from typing import Final
+
 from dynamo_core import wire
 from dynamo_core.errors import DynamoError
 from dynamo_core.frames import RingName
 from dynamo_core.outcomes import Kind
 from dynamo_core.slots import Row
 from dynamo_core.wire import Code
+
+UNSETTLED: Final = "its tokens are not fsynced here yet"
 
 
 class RefusedError(DynamoError):
@@ -79,3 +83,12 @@ class OtherRowError(PeerRefusal):
 
     def reply(self) -> bytes:
         return wire.pack_other_row(self.partition, self.row)
+
+
+class UnsettledRowError(OtherRowError):
+    """The same while the row here isn't fsynced: nobody is told it, a crash may forget it."""
+
+    code = Code.NOT_YET
+
+    def reply(self) -> bytes:
+        return wire.pack_error(self.code, UNSETTLED)

@@ -17,6 +17,7 @@ from dynamo_core.frames import Frame
 from dynamo_core.slots import Row
 from dynamo_core.wire import Code, Type
 from dynamo_node.inbound import Inbound
+from dynamo_node.refusals import UNSETTLED
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -45,10 +46,10 @@ class Rows:
             if table is not None:
                 raise Corrupt(f"partition {partition} is not one of this ring")
             text = wire.pack_error(Code.NOT_READY, "this node has no ring yet")
-        elif row != table.digest(partition):
-            text = wire.pack_other_row(partition, table.row(partition))
+        elif (no := node.custodies.other_row(partition, row)) is not None:
+            text = no.reply()
         elif partition in node.topology.unsettled:
-            text = wire.pack_error(Code.NOT_YET, "its tokens are not fsynced here yet")
+            text = wire.pack_error(Code.NOT_YET, UNSETTLED)
         else:
             return False
         caller.reply(frame.request_id, Type.ERROR, text)
@@ -63,7 +64,7 @@ class Rows:
             if node.topology.table is None:
                 return b""
             node.custodies.learn_all(rows)
-            await node.custodies.durable()
+            await node.custodies.settled(rows)
             return slots.pack_rows({p: node.topology.row(p) for p in rows})
 
         self._node.answer_later(caller, frame, Type.ROWS_REPLY, answer)

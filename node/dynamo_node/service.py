@@ -20,7 +20,7 @@ from dynamo_core.ring import Ring
 from dynamo_core.tenures import Stage
 from dynamo_core.wire import ROW_BYTES, UNCOUNTED, Code, Found, Type
 from dynamo_node.inbound import Inbound
-from dynamo_node.refusals import OtherRowError, PeerRefusal
+from dynamo_node.refusals import PeerRefusal
 from dynamo_node.topology import Place
 
 if TYPE_CHECKING:
@@ -131,9 +131,9 @@ class Service:
 
         def read(obj: bytes | None) -> None:
             latencies.add(loop.time() - began)
-            if node.topology.digest(place.partition) != row:  # it changed while it was read
-                error = OtherRowError(place.partition, node.topology.row(place.partition))
-                caller.reply(request_id, Type.ERROR, error.reply())
+            if (no := node.custodies.other_row(place.partition, row)) is not None:
+                # It changed while it was read.
+                caller.reply(request_id, Type.ERROR, no.reply())
                 return
             rounds = node.replica.rounds
             reap_round, committed = (

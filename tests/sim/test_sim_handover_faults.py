@@ -16,6 +16,7 @@ from tests.sim.handover_plays import (
 )
 from tests.sim.play import PATIENCE_S, asked, played
 from tests.sim.shape import Shape
+from tests.sim.world import Machine
 
 from dynamo_core import tenures
 from dynamo_core.copies import COMPLETE
@@ -32,7 +33,7 @@ from dynamo_core.handover_messages import (
     pack_pull,
     pack_seal,
 )
-from dynamo_core.slots import Token
+from dynamo_core.slots import Row, Token
 from dynamo_core.wire import Op, Type
 from dynamo_node.config import Timing
 from dynamo_node.service import Service
@@ -226,3 +227,42 @@ def test_a_slot_whose_holder_is_down_holds_up_no_other_of_its_partition(seed: in
         assert asked(play, stay[0], Op.GET).siblings
         play.start(down)
         play.until_settled()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_tenure_that_is_not_fsynced_is_told_to_nobody(seed: int) -> None:
+    # Seed 120000528: whoever asked under the row before was told the new one at once. The node
+    # lost power before it had fsynced what it had taken; it then took its disk for a lost one,
+    # emptied its copy, and claimed the slot from those who had nothing.
+    with played(seed, 3, n=2, r=1, w=1) as play:
+        world, partition = play.world, play.place.partition
+        (old, other), (new,) = play.owners, play.others
+        play.put()
+        world.run_for(2.0)
+        token = next(t for t in old.node.topology.row(partition) if t.holder == _number(old))
+        play.kill(other)
+        away = play.ring_of([m for m in world.machines if m is not old])
+        topology = new.node.topology
+        taken = token.handed_to(topology.number)
+
+        def stand_still(changed: int, row: Row) -> None:
+            if changed == partition and taken in row:
+                new.disk.temper.slowness = 1e6
+
+        new.node.custodies.on_row.append(stand_still)
+        assert play.post(away, old, new) == [None] * 2
+        world.run_until(lambda: taken in topology.row(partition), PATIENCE_S)
+        asked(play, old, Op.GET)
+        assert partition in topology.unsettled, "too late to see anything"
+        assert taken not in old.node.topology.row(partition), "it may be forgotten yet"
+        play.kill(new, power=True)
+        new.disk.temper.slowness = 1.0
+        play.start(new, other)
+        counts = new.node.custodies.counts
+        world.run_until(lambda: counts(partition), PATIENCE_S)
+        assert taken in new.node.topology.row(partition)
+        assert asked(play, new, Op.GET).siblings
+
+
+def _number(machine: Machine) -> int:
+    return machine.node.topology.number
