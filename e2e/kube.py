@@ -151,7 +151,6 @@ def _build() -> None:
 
 
 def _make_kind(kubeconfig: str) -> None:
-    kind = ("kind", "--name", KIND_CLUSTER)
     image = os.environ.get("KIND_NODE_IMAGE")
     if KIND_CLUSTER in command("kind", "get", "clusters").split():
         command("kind", "delete", "cluster", "--name", KIND_CLUSTER)
@@ -161,7 +160,7 @@ def _make_kind(kubeconfig: str) -> None:
         s=600,
     )
     images = (*IMAGES.values(), NEXT_NODE_IMAGE)
-    command(kind[0], "load", "docker-image", "--name", KIND_CLUSTER, *images, s=600)
+    command("kind", "load", "docker-image", "--name", KIND_CLUSTER, *images, s=600)
 
 
 def _install(kubectl: Kubectl) -> None:

@@ -1,6 +1,5 @@
 """The images: what goes into them, and that they fit the pods that are built here."""
 
-import importlib.util
 import re
 import tomllib
 from fnmatch import fnmatch
@@ -11,21 +10,16 @@ from types import ModuleType
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tests.operator.programs import ROOT, loaded
 
 from dynamo_operator.kube import names, pods
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGES = {"node": "node/Dockerfile", "operator": "operator/Dockerfile"}
 
 
 @pytest.fixture(scope="module")
 def lock() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lock_subset", ROOT / "scripts/lock_subset.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded("lock_subset")
 
 
 def lines(image: str) -> list[str]:

@@ -1,28 +1,15 @@
 """What is applied to install the operator says what the operator needs, and nothing else."""
 
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from tests.operator.programs import ROOT, loaded
 
 from dynamo_operator.kube import main, pods
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "charts/kustomize"
-
-
-def loaded(script: str) -> ModuleType:
-    """A program of scripts/, which is no package."""
-    spec = importlib.util.spec_from_file_location(script, ROOT / f"scripts/{script}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def documents(file: str) -> dict[tuple[str, str], Any]:

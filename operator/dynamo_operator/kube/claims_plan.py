@@ -88,16 +88,13 @@ def leftovers(world: World, cluster: DynamoCluster) -> list[AnyStep]:
     """
     if world.observed.ring is None:
         return []
-    wanted = {place.name for place in places(cluster)}
     return [
         Delete(KIND, claim.name, claim.uid, claim.version, "its data is on other nodes")
         for claim in world.claims.values()
         if names.DRAINED_EPOCH in claim.annotations
         and not claim.deleting
-        and claim.pod not in wanted
-        and not world.named(claim.pod)
+        and _unused(world, cluster, claim.pod)
         and claim.pod not in world.pods
-        and not _made_again(world, claim.pod)
         and _when_scaled(world, cluster, claim) == "Delete"
     ]
 
@@ -106,12 +103,13 @@ def leaving(world: World, cluster: DynamoCluster) -> list[AnyStep]:
     """Pods that end because their sets were lowered: until then not all is as the spec says."""
     if world.observed.ring is None:
         return []
-    wanted = {place.name for place in places(cluster)}
-    return [
-        AwaitGone(pod)
-        for pod in world.pods
-        if pod not in wanted and not world.named(pod) and not _made_again(world, pod)
-    ]
+    return [AwaitGone(pod) for pod in world.pods if _unused(world, cluster, pod)]
+
+
+def _unused(world: World, cluster: DynamoCluster, pod: str) -> bool:
+    """Whether spec and ring name it no more, and no set would make it again."""
+    wanted = any(place.name == pod for place in places(cluster))
+    return not wanted and not world.named(pod) and not _made_again(world, pod)
 
 
 def _made_again(world: World, pod: str) -> bool:
