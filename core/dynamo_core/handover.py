@@ -438,15 +438,17 @@ class Custody:
         return Effect.NONE
 
     def unclaimed(self) -> list[int]:
-        """Slots that the row gives to this node although its disk has no record of that.
+        """Slots that the row gives to this node although its disk has no record of that, and
+        those that it is to get from a node that is in no ring any more.
 
         It was nominated, or the disk with the record is lost.
         """
-        return [
+        mine = [
             slot
             for slot, token in enumerate(self.row)
             if token.holder == self.me and slot not in self.held and not self._ended(slot, token)
         ]
+        return mine + self._table.orphans(self.partition, self.me)
 
     def claim(self, heard: Collection[int], needed: int) -> Effect:
         """Take those slots without a seal. `heard`: holders whose rows were joined since the start.
@@ -458,7 +460,7 @@ class Custody:
             return Effect.NONE
         effect = Effect.NONE
         for slot in self.unclaimed():
-            mine = self.row[slot].claimed()
+            mine = self.row[slot].claimed(self.me)
             self._raise(slot, mine)
             self.held[slot] = Held(mine, Stage.CLAIMED)
             effect = Effect.CLAIM

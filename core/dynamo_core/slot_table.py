@@ -24,6 +24,7 @@ from dynamo_core.slots import (
     Row,
     Token,
     join,
+    moves,
     override,
     row_digest,
     row_from_bytes,
@@ -58,13 +59,21 @@ def given_up(ring: Ring) -> dict[int, int]:
     return void
 
 
+def drained(ring: Ring) -> frozenset[int]:
+    """Numbers of nodes that have left for good, having proven that they held nothing."""
+    placed = {entry.number for entry in ring.history if entry.event in _PLACES}
+    return frozenset(placed.difference((m.number for m in ring.everybody), given_up(ring)))
+
+
 class SlotTable:
     """One per node; Q is fixed for life."""
 
-    __slots__ = ("_blocks", "_digests", "_rows", "persist")
+    __slots__ = ("_blocks", "_digests", "_drained", "_rows", "_wanted", "persist")
 
     def __init__(self, partitions: int) -> None:
         self._rows: list[Row] = [()] * partitions
+        self._drained: frozenset[int] = frozenset()
+        self._wanted: tuple[tuple[int, ...], ...] = ()
         self._digests: list[bytes | None] = [None] * partitions
         self._blocks: list[bytes | None] = [None] * -(-partitions // BLOCK_PARTITIONS)
         self.persist: Callable[[bytes, bytes | None], None] = lambda key, value: None
@@ -107,6 +116,7 @@ class SlotTable:
         heard of, a later one only nominates: lower than any token that really is.
         """
         void = given_up(ring)
+        self._drained, self._wanted = drained(ring), ring.slots
         first = 1 if ring.epoch == 1 else 0
         changed = []
         for partition, wanted in enumerate(ring.slots):
@@ -118,6 +128,17 @@ class SlotTable:
             if self.learn(partition, row):
                 changed.append(partition)
         return changed
+
+    def orphans(self, partition: int, node: int) -> list[int]:
+        """Slots that go to `node`, and that the row gives to who has left and was drained.
+
+        Nobody can hand them over (docs/decisions/0014, 5).
+        """
+        row = self._rows[partition]
+        if self._drained.isdisjoint(token.holder for token in row):
+            return []
+        going = moves(row, self._wanted[partition])
+        return [m.slot for m in going if m.target == node and m.source.holder in self._drained]
 
     # Gossip: the root first, then the blocks, then the rows of blocks that differ
 

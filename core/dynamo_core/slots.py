@@ -41,13 +41,14 @@ class Token(NamedTuple):
         """The tenure of the one that this one's seal names."""
         return Token(self.epoch, self.number + 1, successor)
 
-    def claimed(self) -> "Token":
-        """The tenure that its holder takes without a seal, having no record of this one.
+    def claimed(self, claimant: int) -> "Token":
+        """The tenure that somebody takes without a seal: its holder, having no record of this
+        one, or whoever comes after a holder that is in no ring any more.
 
         Two steps up: the disk that is lost may have named a successor, whose tenure has to
         stand below this.
         """
-        return Token(self.epoch, self.number + 2, self.holder)
+        return Token(self.epoch, self.number + 2, claimant)
 
 
 Row: TypeAlias = tuple[Token, ...]

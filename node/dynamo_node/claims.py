@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from dynamo_core import slots
 from dynamo_core.handover import Custody
 from dynamo_core.merkle import EMPTY_ROOT
+from dynamo_core.ring import Ring
 from dynamo_core.slots import Row
 from dynamo_core.tenures import Stage
 
@@ -41,17 +42,21 @@ class Claims:
         """Partition -> other holders that have told, since this start, who holds its slots."""
         self._told: dict[int, dict[int, bytes]] = {}
         """Partition -> other holder -> what names the row that it has been told."""
-        self._twice: set[int] | None = None
+        self._ring: Ring | None = None
+        self._others: set[int] = set()
+        """Partitions to look at though they count, or though no row gives this node a slot."""
         self._left = 0
         node.custodies.on_row.append(self._row_changed)
 
     def _row_changed(self, partition: int, row: Row) -> None:
-        if self._twice is None:
+        if self._ring is None:
             return
-        if sum(token.holder == self._node.topology.number for token in row) > 1:
-            self._twice.add(partition)
+        me = self._node.topology.number
+        twice = sum(token.holder == me for token in row) > 1
+        if twice or self._node.custodies.table.orphans(partition, me):
+            self._others.add(partition)
         else:
-            self._twice.discard(partition)
+            self._others.discard(partition)
 
     # What is open
 
@@ -63,12 +68,12 @@ class Claims:
         topology, custodies = self._node.topology, self._node.custodies
         if topology.ring is None:
             return
-        if self._twice is None:
-            self._twice = set()
-            for partition in topology.owned:
+        if self._ring is not topology.ring:
+            self._ring = topology.ring
+            for partition in range(self._ring.partitions):
                 self._row_changed(partition, topology.row(partition))
         # Where it counts there is nothing to claim, unless for a second slot.
-        for partition in sorted((topology.owned - topology.counting) | self._twice):
+        for partition in sorted((topology.owned - topology.counting) | self._others):
             yield custodies.of(partition)
 
     def waits_for(self, partition: int) -> str:

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from tests.core.placement_nodes import AT, first, node, nodes, replanned
 
 from dynamo_core.errors import CallerError
+from dynamo_core.handover import Custody, Effect
 from dynamo_core.placement import Candidate, first_ring, next_ring
 from dynamo_core.ring import Ring
-from dynamo_core.slot_table import SlotTable, given_up
+from dynamo_core.slot_table import SlotTable, drained, given_up
+from dynamo_core.slots import Token
 
 FIVE = first(nodes(5))
 
@@ -112,6 +114,31 @@ def test_who_is_given_up_is_named_nowhere_and_its_tokens_are_void() -> None:
     for ring in (FIVE, leaving, after, later):
         table.adopt(ring)
     assert not {4, 5} & {t.holder for p in range(256) for t in table.row(p)}
+
+
+def test_slots_of_who_was_drained_are_for_their_targets_to_claim() -> None:
+    """A stale disk may hand such a node a slot; its number is in no ring, so nobody is asked."""
+    leaving = next_ring(FIVE, nodes(4), AT)
+    after = next_ring(leaving, nodes(4), AT, drained=[5])
+    assert (drained(FIVE), drained(leaving), drained(after)) == (set(), set(), {5})
+    assert drained(next_ring(leaving, nodes(4), AT, give_up=[5])) == set(), "those tokens are void"
+    partition = next(p for p, row in enumerate(FIVE.slots) if 5 in row)
+    slot = FIVE.slots[partition].index(5)
+    table = SlotTable(256)
+    table.adopt(FIVE)
+    table.adopt(leaving)
+    (target,) = set(after.slots[partition]).difference(FIVE.slots[partition])
+    assert table.orphans(partition, target) == [], "it is there to hand over"
+    table.adopt(after)
+    assert table.orphans(partition, target) == [slot]
+    assert not any(table.orphans(partition, n) for n in range(1, 6) if n != target)
+    others = [n for n in FIVE.slots[partition] if n != 5]
+    custody = Custody(table, partition, target)
+    assert custody.unclaimed() == [slot]
+    assert custody.claim(others[:1], needed=2) == Effect.NONE
+    assert custody.claim(others, needed=2)
+    assert table.row(partition)[slot] == Token(1, 2, target)
+    assert custody.unclaimed() == table.orphans(partition, target) == []
 
 
 def test_who_is_given_up_and_has_a_new_disk_hands_down_its_place() -> None:

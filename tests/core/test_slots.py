@@ -64,7 +64,7 @@ def test_an_override_nominates_who_is_wanted_wherever_the_given_up_node_holds_a_
     row = (Token(1, 0, 1), Token(1, 4, 2), Token(1, 0, 3))
     over = override(row, {2: 7}, (1, 5, 3))
     assert over == (row[0], Token(7, 0, 5), row[2])
-    assert over[1].claimed() == Token(7, 2, 5)
+    assert over[1].claimed(5) == Token(7, 2, 5)
     assert override(over, {2: 7}, (1, 6, 3)) == over, "said once more, it changes nothing"
     # The old side of a move that a publisher took for finished is given up all the same.
     assert override(row, {2: 7}, (1, 2, 3)) == row, "nobody comes: it stays until somebody does"
@@ -81,8 +81,8 @@ def test_an_override_of_what_was_never_heard_of_stays_below_every_token() -> Non
 
 def test_a_successors_token_stands_below_the_claim_of_a_holder_that_lost_its_disk() -> None:
     token = Token(3, 5, 9)
-    assert token < token.handed_to(10) < token.claimed()
-    assert token.claimed() < Token(4, 0, 1)
+    assert token < token.handed_to(10) < token.claimed(9)
+    assert token.claimed(9) < Token(4, 0, 1)
 
 
 def test_the_rule_for_claims_shuts_out_whoever_held_the_slot_before() -> None:
@@ -154,7 +154,7 @@ def test_the_first_ring_says_who_holds_each_slot_and_a_later_one_only_who_shall(
     late.adopt(later)
     for p in range(256):
         assert join(late.row(p), table.row(p)) == table.row(p)
-        assert all(t.claimed() < Token(1, 0, 0) for t in late.row(p))
+        assert all(t.claimed(t.holder) < Token(1, 0, 0) for t in late.row(p))
 
 
 def test_a_replaced_node_is_given_up_in_every_later_ring_too() -> None:

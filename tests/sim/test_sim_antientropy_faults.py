@@ -47,7 +47,7 @@ def test_a_ring_that_comes_in_mid_round_doesnt_end_it(monkeypatch: pytest.Monkey
 
 def _later(row: Row, holder: int) -> Row:
     """The same holders; this one has claimed its slot anew."""
-    return tuple(token.claimed() if token.holder == holder else token for token in row)
+    return tuple(token.claimed(holder) if token.holder == holder else token for token in row)
 
 
 @pytest.mark.parametrize("who", ["the asker", "the peer", "both"])

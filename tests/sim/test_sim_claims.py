@@ -98,9 +98,9 @@ def test_a_wiped_disk_claims_its_slots_and_counts_again_under_load(seed: int) ->
         play.world.run_until(lambda: not play.clients.unfinished, 60.0)
         _until(play, lambda: _counts(play, *play.owners), "all to count")
         # Two steps up: above any seal that the lost disk may have given.
-        assert _token(play, back) == before.claimed()
+        assert _token(play, back) == before.claimed(before.holder)
         for other in others:
-            assert _token(play, back, at=other) == before.claimed()
+            assert _token(play, back, at=other) == before.claimed(before.holder)
         done = play.clients.history.operations
         assert sum(o.outcome == ACKNOWLEDGED for o in done) > 40
         play.until_handed_off()

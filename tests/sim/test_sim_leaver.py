@@ -1,12 +1,12 @@
 """What a leaving node takes on: nothing, or the proof that it is drained would be worth nothing."""
 
 import pytest
-from tests.sim.play import played
+from tests.sim.play import asked, played
 
 from dynamo_core import objects, wire
 from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.versions import EMPTY
-from dynamo_core.wire import Code, Type
+from dynamo_core.wire import Code, Op, Type
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -41,3 +41,34 @@ def test_it_keeps_no_hint_of_a_coordinator_that_does_not_know_yet(seed: int) -> 
         play.kill(other)
         play.put()
         assert not leaver.node.replica.hints.pending()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_is_handed_to_who_has_left_and_was_drained_is_claimed(seed: int) -> None:
+    """Seed 130002357: a disk from before a ring met a volume that had left by it, and handed
+    a slot over. Nobody could be asked for it, for the number of its holder was in no ring."""
+    with played(seed, 5, r=2, w=2) as play:
+        leaver = play.owners[0]
+        assert leaver.node is not None
+        number = leaver.node.topology.number
+        play.put()
+        stay = [m for m in play.world.machines if m is not leaver]
+        leaving = play.ring_of(stay)
+        assert play.post(leaving, stay[0], leaver) == [None, None]
+        play.until_settled()
+        after = play.ring_of(stay, drained=(number,))
+        assert play.post(after, stay[0]) == [None]
+        play.until_settled()
+        play.kill(leaver)
+        partition, told = play.place.partition, stay[1]
+        assert told.node is not None
+        assert told.process is not None
+        row = told.node.topology.row(partition)
+        given = (row[0].handed_to(number), *row[1:])
+        custodies = told.node.custodies
+        told.process.loop.call_soon(lambda: custodies.learn(partition, given))
+        play.world.run_until(lambda: custodies.table.row(partition)[0] >= given[0], 5.0)
+        play.world.run_until(lambda: not play.unsettled(), 60.0, play.unsettled)
+        assert custodies.table.row(partition)[0] == given[0].claimed(row[0].holder)
+        found = asked(play, stay[0], Op.GET)
+        assert [sibling.value for sibling in found.siblings]

@@ -214,7 +214,7 @@ def test_under_another_row_nothing_is_said_but_the_row(kind: Type) -> None:
         node: Any = a.node
         peer: Any = b.node
         row = node.topology.row(partition)
-        other = row_digest((row[0].claimed(), *row[1:]))
+        other = row_digest((row[0].claimed(row[0].holder), *row[1:]))
         prepare = Prepare(partition, 1, node.topology.name, other)
         payload = {
             Type.PAGE: other + recovery.pack_ask(Ask(partition, b"", probe=False)),
@@ -238,7 +238,7 @@ def test_kept_of_many_tells_other_rows_apart_and_both_learn() -> None:
         for at, partition in ((node, first), (peer, second)):
             row = at.topology.row(partition)
             at.custodies.table.learn(
-                partition, tuple(t.claimed() if t.holder == number else t for t in row)
+                partition, tuple(t.claimed(number) if t.holder == number else t for t in row)
             )
         rows = {p: node.topology.digest(p) for p in held}
         kind, reply = _asked(play, a, b, Type.KEPT, copies.pack_many(rows))
