@@ -1,8 +1,8 @@
 """A recorded workload: what `dynamo verify` does to a cluster, and the history of it.
 
 Owns the sessions, what they do by chance (a seed decides), and how every answer
-becomes an operation of a history. Forbidden here: the terminal, and judging
-(`dynamo_core.history_check`).
+becomes an operation of a history (`recording` reads it). Forbidden here: the terminal,
+and judging (`dynamo_core.history_check`).
 
 Each worker is a client with one session after the other. A session remembers
 for each key the context of its last answer, sends it with its writes, and, on
@@ -17,11 +17,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Final
 
+from dynamo_client.cli.recording import clock_in, shown_in
 from dynamo_client.client import DynamoClient, new_write_id
 from dynamo_client.errors import DynamoClientError, TooManySiblings
-from dynamo_client.items import Item
-from dynamo_core.contexts import peek
-from dynamo_core.errors import CallerError
 from dynamo_core.history import (
     ACKNOWLEDGED,
     DELETE,
@@ -32,9 +30,7 @@ from dynamo_core.history import (
     History,
     Operation,
     Shown,
-    dot_of,
 )
-from dynamo_core.versions import Clock, Dot
 
 PAUSE_S: Final = 0.05
 """After a failed request: a cluster in trouble isn't to be hammered."""
@@ -193,7 +189,7 @@ class Trial:
         except DynamoClientError as error:
             self._failed(error)
         else:
-            outcome, shown, token = ACKNOWLEDGED, _shown(item), item.context
+            outcome, shown, token = ACKNOWLEDGED, shown_in(item), item.context
             owners = item.acks.primary
         self._record(
             GET, name, client, session, key, invoked, outcome, floor, token,
@@ -266,7 +262,7 @@ class Trial:
             context=sent[0] if sent else None,
             by_store=by_store,
             shown=shown,
-            clock=_clock(token),
+            clock=clock_in(token),
             owners=owners,
         )
         self.history.operations.append(operation)
@@ -276,31 +272,6 @@ class Trial:
         self.last_error = error
 
 
-def id_of(value: bytes) -> str:
-    """The id of the write that wrote `value`."""
-    return value.partition(b" ")[0][:80].decode("utf-8", "backslashreplace")
-
-
 def _sendable(seen: Seen) -> Seen | None:
     """None for the context of an absent key, which is none."""
     return seen if seen[1] else None
-
-
-def _shown(item: Item) -> tuple[Shown, ...]:
-    return tuple(Shown(id_of(each.value) or "?", _dot(each.dot)) for each in item.siblings)
-
-
-def _dot(text: str | None) -> Dot | None:
-    try:
-        return None if text is None else dot_of(text)
-    except ValueError:
-        return None  # another kind of store
-
-
-def _clock(token: str | None) -> Clock | None:
-    if token is None:
-        return None
-    try:
-        return peek(token)
-    except CallerError:
-        return None  # another kind of store: its contexts are opaque

@@ -1,8 +1,8 @@
 """`dynamo verify`: a recorded workload, and whether the cluster kept its promises.
 
-Owns the command's options, the wait until the cluster is whole, and the report.
-Forbidden here: what the workload is (`trial`) and what is promised
-(`dynamo_core.history_check`).
+Owns the command's options, and the order: the load (`trial`), the wait until the cluster
+is whole and all is read (`settling`), what each replica holds of what was lost, and the
+report (`verdict`). Forbidden here: what is promised (`dynamo_core.history_check`).
 """
 
 import asyncio
@@ -11,35 +11,25 @@ import secrets
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from dynamo_client.cli.terminal import (
-    ANSWER_IS_NO,
-    UNREACHABLE,
     Cluster,
     admin_token_option,
     cluster_options,
-    complain,
-    connect,
     note,
-    print_json,
     run,
 )
 
 if TYPE_CHECKING:
     from dynamo_client.cli.trial import Trial
-    from dynamo_client.client import DynamoClient
     from dynamo_core.history import History, ReplicaCopy
-    from dynamo_core.history_report import Report
 
 _SHOW_EVERY_S: Final = 0.25
-_ASK_EVERY_S: Final = 0.5
-READERS_MAX: Final = 5
-"""Nodes through which every key is read at the end."""
 _KEYS_TOLD_MAX: Final = 20
 
 
@@ -88,12 +78,14 @@ def verify(
     siblings (not lastWriteWins). Exit code 1 if a promise was broken, 3 if the
     cluster was lost or isn't whole.
     """
+    from dynamo_client.cli.verdict import say
+
     if check is not None:
         from dynamo_core.history import from_lines
 
         with Path(check).open(encoding="utf-8") as lines:
             kept = from_lines(lines)
-        raise click.exceptions.Exit(_report(kept, {}, as_json))
+        raise click.exceptions.Exit(say(kept, {}, as_json))
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     note(f"seed {seed}")
     found = run(
@@ -111,7 +103,7 @@ def verify(
         fast=True,
     )
     record, facts = found
-    raise click.exceptions.Exit(_report(record, {"seed": seed, **facts}, as_json))
+    raise click.exceptions.Exit(say(record, {"seed": seed, **facts}, as_json))
 
 
 async def _verified(
@@ -125,6 +117,7 @@ async def _verified(
     settle: float,
     path: str | None,
 ) -> "tuple[History, dict[str, Any]]":
+    from dynamo_client.cli.settling import settled
     from dynamo_client.cli.trial import Trial
     from dynamo_core.history_check import check
 
@@ -210,36 +203,6 @@ def _stopped_by_signals(trial: "Trial") -> Iterator[None]:
             give_back()
 
 
-async def settled(kv: "DynamoClient", trial: "Trial", seconds: float, timeout_ms: int) -> list[str]:
-    """Wait until the cluster is whole, read every key through several nodes, until all is well.
-
-    Bounded by `seconds`; what still lacks is returned. Repairs take their time,
-    so a reading that isn't right is repeated; the last one is what counts.
-    """
-    from dynamo_client.cli.progress import Progress
-    from dynamo_core.history_check import check
-
-    began = trial.now()
-    with Progress("settle", "keys read") as progress:
-        while True:
-            lacking = await not_whole(kv)
-            late = trial.now() - began >= seconds
-            progress.show(
-                0, min(1.0, (trial.now() - began) / max(seconds, 1e-9)), "; ".join(lacking)
-            )
-            if not lacking or late:
-                async with AsyncExitStack() as stack:
-                    nodes = [
-                        await stack.enter_async_context(connect(node, timeout_ms))
-                        for node in kv.nodes[:READERS_MAX]
-                    ]
-                    await trial.read_all([kv, *nodes])
-                report = check(trial.history)
-                if late or (report.ok and not report.unchecked):
-                    return lacking
-            await asyncio.sleep(_ASK_EVERY_S)
-
-
 def replication(view: Mapping[str, Any]) -> int:
     """N, as `/cluster` tells it; 0 if it doesn't."""
     ring = view.get("ring")
@@ -247,137 +210,24 @@ def replication(view: Mapping[str, Any]) -> int:
     return n if isinstance(n, int) else 0
 
 
-async def not_whole(kv: "DynamoClient") -> list[str]:
-    """What keeps the cluster from being whole, as far as `/cluster` tells; [] if nothing does.
-
-    Every node is asked, because each knows its own hints best.
-    """
-    from dynamo_client.errors import DynamoClientError
-
-    try:
-        views: list[Mapping[str, Any]] = [await kv.cluster()]
-    except DynamoClientError as error:
-        return [f"no node answers: {error}"]
-    for node in kv.nodes:
-        try:
-            async with connect(node, 2_000) as one:
-                views.append(await one.cluster())
-        except DynamoClientError:
-            continue  # the others say what is wrong with it
-    found: dict[str, None] = {}
-    for view in views:
-        ring = view.get("ring")
-        if isinstance(ring, dict) and not ring.get("settled", True):
-            found["partitions are moving"] = None
-        for node in view.get("nodes") or ():
-            if node.get("state") not in ("up", "left", "leaving"):
-                found[f"{node.get('name')} is {node.get('state')}"] = None
-            if hints := node.get("hints_pending"):
-                found[f"{node.get('name')} keeps {hints} hints"] = None
-    return list(found)
-
-
 async def replicas(
     view: Mapping[str, Any], keys: Sequence[str], admin_token: str
 ) -> "list[ReplicaCopy]":
     """What each node holds itself of `keys`, from the admin ports that can be reached."""
     from dynamo_client.cli.admin import Admin
+    from dynamo_client.cli.recording import copy_in
     from dynamo_client.errors import DynamoClientError
 
     found: list[ReplicaCopy] = []
     async with Admin(view, admin_token) as admin:
         for name in admin.names:
             try:
-                found += [_copy(name, k, await admin.replica(name, k.encode())) for k in keys]
+                found += [copy_in(name, k, await admin.replica(name, k.encode())) for k in keys]
             except DynamoClientError as error:
                 note(f"{name} doesn't tell what it holds: {error}")
     return found
 
 
-def _copy(name: str, key: str, document: Mapping[str, Any]) -> "ReplicaCopy":
-    from base64 import b64decode
-
-    from dynamo_client.cli.trial import id_of
-    from dynamo_client.errors import UnexpectedAnswer
-    from dynamo_core.history import TOMBSTONE, ReplicaCopy, Shown, dot_of
-    from dynamo_core.versions import Clock
-
-    try:
-        clock = document["clock"]
-        vector = dict(dot_of(f"{actor}:{n}") for actor, n in clock["vector"].items())
-        siblings = tuple(
-            Shown(
-                TOMBSTONE if sibling["tombstone"] else id_of(b64decode(sibling["value"])) or "?",
-                dot_of(sibling["dot"]),
-            )
-            for sibling in document["siblings"]
-        )
-        return ReplicaCopy(
-            node=name,
-            key=key,
-            siblings=siblings,
-            clock=Clock(vector, [dot_of(dot) for dot in clock["dots"]]),
-            owner=bool(document["owner"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnexpectedAnswer(f"{name}: its copy of {key} can't be read ({error})") from error
-
-
 def _keep(history: "History", path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in history.lines())
-
-
-def _report(history: "History", facts: Mapping[str, Any], as_json: bool) -> int:
-    """Say what was found; returns the exit code."""
-    from dynamo_core.history_check import check
-
-    report = check(history)
-    lacking: Sequence[str] = facts.get("lacking", ())
-    if as_json:
-        print_json(_document(report, facts))
-    else:
-        _tell(report, lacking)
-    if not report.ok:
-        return ANSWER_IS_NO
-    if lacking:
-        complain(f"the cluster isn't whole: {'; '.join(lacking)}")
-    if report.unchecked:
-        complain(f"{len(report.unchecked)} keys couldn't be checked: nothing was read of them")
-    return UNREACHABLE if lacking or report.unchecked else 0
-
-
-def _document(report: "Report", facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "ok": report.ok,
-        "violations": [
-            {"promise": v.promise, "key": v.key, "write": v.write, "lines": list(v.lines)}
-            for v in report.violations
-        ],
-        "more_violations": report.more,
-        "unchecked": report.unchecked,
-        "counts": report.counts,
-        **facts,
-    }
-
-
-def _tell(report: "Report", lacking: Sequence[str]) -> None:
-    counts = report.counts
-    for violation in report.violations:
-        click.echo(f"{violation}\n")
-    if report.more:
-        click.echo(f"... and {report.more} more\n")
-    click.echo(
-        f"{counts['writes']:,} writes ({counts['acknowledged']:,} acknowledged, "
-        f"{counts['unknown']:,} with unknown outcome, {counts['refused']:,} refused), "
-        f"{counts['gets']:,} gets ({counts['unanswered gets']:,} unanswered, "
-        f"{counts['floors']:,} with a floor)"
-    )
-    click.echo(
-        f"{counts['stale reads']:,} reads were old, as reads may be while nodes are away; "
-        f"{counts['echoes']:,} writes that were tried twice showed twice"
-    )
-    if not report.ok:
-        click.echo(f"{len(report.violations) + report.more} promises broken")
-    elif not report.unchecked and not lacking:
-        click.echo("every promise kept: nothing acknowledged is lost, nothing deleted came back")
