@@ -12,7 +12,7 @@ One JSON object a line, `record` says of what kind it is::
     {"record": "operation", "id": "w17", "op": "put", "client": "c3", "session": "c3.1",
      "key": "cart:7", "invoked": 1.25, "returned": 1.31, "outcome": "acknowledged",
      "context": "g16", "clock": "0001...", "by_store": false, "shown": [],
-     "owners": 2}
+     "owners": 2, "failed": 1}
     {"record": "replica", "node": "cart-default-0", "key": "cart:7", "owner": true,
      "siblings": [["w17", "1.ab12....0:4"], ["", "2.cd34....1:1"]], "clock": "0002..."}
     {"record": "mint", "id": "w17", "dot": "1.ab12....0:4", "clock": "0001..."}
@@ -71,6 +71,7 @@ class Operation:
     where the recorder can read it. `shown`: a get's answer; with ACKNOWLEDGED
     and nothing shown the key was said to be absent. `owners`: how many of the
     key's owners acknowledged or answered (the `primary` of X-Dynamo-Acks).
+    `failed`: how many of its tries got no answer or an error; too many siblings are none.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Operation:
     shown: tuple[Shown, ...] = ()
     clock: Clock | None = None
     owners: int = 0
+    failed: int = 0
 
     @property
     def is_write(self) -> bool:
@@ -243,6 +245,7 @@ def _operation(document: dict[str, Any]) -> Operation:
         shown=_siblings(document.get("shown", [])),
         clock=_clock(document.get("clock")),
         owners=int(document.get("owners", 0)),
+        failed=int(document.get("failed", 0)),
     )
 
 
@@ -265,6 +268,8 @@ def _operation_json(operation: Operation) -> dict[str, Any]:
         document["by_store"] = True
     if operation.owners:
         document["owners"] = operation.owners
+    if operation.failed:
+        document["failed"] = operation.failed
     if operation.clock is not None:
         document["clock"] = operation.clock.to_bytes().hex()
     return document

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +50,7 @@ def test_a_good_store_passes(cluster: FakeCluster | RealCluster, protocol: Proto
         return bool(counts["acknowledged"] > 20 and counts["floors"] > 5)
 
     args = ("--json", "--protocol", protocol, "--seed", "7")
+    began = time.time()
     result = _verify_until(enough, cluster.urls[0], *args)
     assert result.exit_code == 0, result.output
     found = _document(result)
@@ -56,6 +58,9 @@ def test_a_good_store_passes(cluster: FakeCluster | RealCluster, protocol: Proto
     assert found["violations"] == found["unchecked"] == found["lacking"] == []
     assert found["seed"] == 7
     assert found["failed_requests"] == 0
+    assert began <= found["started_at"] <= time.time()
+    assert sum(each["operations"] for each in found["timeline"]) > 20
+    assert {each["failed"] for each in found["timeline"]} == {0}
     counts = found["counts"]
     assert counts["acknowledged"] > 20
     assert counts["floors"] > 5
@@ -88,7 +93,9 @@ def test_a_kept_history_is_judged_again(fake: FakeCluster, tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     again = _verify("http://127.0.0.1:1", "--check", path, "--json")
     assert again.exit_code == 0, again.output
-    assert _document(again)["counts"] == _document(done)["counts"]
+    for field in ("counts", "load_s", "timeline_width_s", "timeline"):
+        assert _document(again)[field] == _document(done)[field]
+    assert "started_at" not in _document(again)
     with Path(path).open("a") as file:
         file.write("lunch\n")
     damaged = _verify("http://127.0.0.1:1", "--check", path)
@@ -247,6 +254,7 @@ async def test_what_fails_is_not_repeated_faster_than_the_rate() -> None:
     trial = Trial(cast("Any", _Refusing()), prefix="x", keys=4, concurrency=8, pace_s=1.0)
     await trial.run(2.0)
     assert 8 <= trial.done <= 3 * 8
+    assert sum(operation.failed for operation in trial.history.operations) == trial.failures
 
 
 async def test_a_slow_load_stops_at_once() -> None:

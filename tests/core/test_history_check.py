@@ -332,6 +332,14 @@ def test_a_story_can_be_followed() -> None:
         assert part in text, text
 
 
+def test_what_failed_is_stored() -> None:
+    put = Operation(
+        id="w1", op="put", client="c0", key="k", invoked=0, returned=1, outcome=UNKNOWN, failed=2
+    )
+    history = History(operations=[put])
+    assert from_lines(history.lines()) == history
+
+
 def test_figures_are_bounds() -> None:
     history = History(figures=[Figure(name="repairs while idle", value=3, most=0)])
     report = check(from_lines(history.lines()))

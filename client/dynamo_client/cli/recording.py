@@ -1,12 +1,13 @@
 """What of an answer goes into a history: whose values it shows, and how far its clock reaches.
 
-Owns reading items, contexts and the documents of replicas as parts of a history's
-records. Pure. Forbidden here: asking anybody, and judging (`dynamo_core.history_check`).
+Owns reading items, contexts and the documents of replicas as parts of a history's records,
+and who of its clients only reads it all back. Pure. Forbidden here: asking anybody, and
+judging (`dynamo_core.history_check`).
 """
 
 from base64 import b64decode
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from dynamo_client.errors import UnexpectedAnswer
 from dynamo_client.items import Item
@@ -14,6 +15,9 @@ from dynamo_core.contexts import peek
 from dynamo_core.errors import CallerError
 from dynamo_core.history import TOMBSTONE, ReplicaCopy, Shown, dot_of
 from dynamo_core.versions import Clock, Dot
+
+READER: Final = "reader"
+"""Clients of this name and a number read everything back in the end; all others are the load."""
 
 
 def id_of(value: bytes) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Final
 
-from dynamo_client.cli.recording import clock_in, shown_in
+from dynamo_client.cli.recording import READER, clock_in, shown_in
 from dynamo_client.client import DynamoClient, new_write_id
 from dynamo_client.errors import DynamoClientError, TooManySiblings
 from dynamo_core.history import (
@@ -77,6 +77,8 @@ class Trial:
         self._pace_s = pace_s
         self._numbers = count(1)
         self._began = time.monotonic()
+        self.started_at = time.time()
+        """The history's zero in Unix seconds, to lay it beside what others have seen."""
         self._ended = asyncio.Event()
 
     @property
@@ -112,7 +114,7 @@ class Trial:
         async def through(number: int, kv: DynamoClient) -> None:
             nonlocal read
             for key in self.keys:
-                await self._get(kv, f"reader {number}", "", key, None)
+                await self._get(kv, f"{READER} {number}", "", key, None)
                 read += 1
                 each(read)
 
@@ -181,19 +183,20 @@ class Trial:
         self, kv: DynamoClient, client: str, session: str, key: str, floor: Seen | None
     ) -> Seen | None:
         name, invoked = f"g{next(self._numbers)}", self.now()
-        outcome, token = REFUSED, None
+        outcome, token, failed = REFUSED, None, 0
         shown: tuple[Shown, ...] = ()
         owners = 0
         try:
             item = await kv.get(key, context=floor[1] if floor else None)
         except DynamoClientError as error:
             self._failed(error)
+            failed = 1
         else:
             outcome, shown, token = ACKNOWLEDGED, shown_in(item), item.context
             owners = item.acks.primary
         self._record(
             GET, name, client, session, key, invoked, outcome, floor, token,
-            shown=shown, owners=owners,
+            shown=shown, owners=owners, failed=failed,
         )  # fmt: skip
         return (name, token or "") if outcome == ACKNOWLEDGED else None
 
@@ -213,26 +216,29 @@ class Trial:
             outcome = ACKNOWLEDGED if deleted.found else UNKNOWN
             return outcome, deleted.context, deleted.acks.primary
 
-        outcome, answered, owners = await self._tried(once, again)
+        (outcome, answered, owners), failed = await self._tried(once, again)
         self._record(
             op, name, client, session, key, invoked, outcome, sent, answered,
-            by_store=op == DELETE and sent is None, owners=owners,
+            by_store=op == DELETE and sent is None, owners=owners, failed=failed,
         )  # fmt: skip
         return (name, answered) if answered is not None and outcome == ACKNOWLEDGED else None
 
-    async def _tried(self, once: Callable[[], Awaitable["Answered"]], again: bool) -> "Answered":
-        """Outcome, token and owners; a write that may exist is tried again under its write id."""
-        maybe_done = False
+    async def _tried(
+        self, once: Callable[[], Awaitable["Answered"]], again: bool
+    ) -> tuple["Answered", int]:
+        """Its answer, and how many tries failed; one that may exist is tried again under its id."""
+        maybe_done, failed = False, 0
         for _ in range(2 if again else 1):
             try:
-                return await once()
+                return await once(), failed
             except DynamoClientError as error:
                 if not isinstance(error, TooManySiblings):
                     self._failed(error)
+                    failed += 1
                 maybe_done |= error.maybe_done
                 if not maybe_done:
                     break
-        return (UNKNOWN if maybe_done else REFUSED), None, 0
+        return ((UNKNOWN if maybe_done else REFUSED), None, 0), failed
 
     def _record(
         self,
@@ -249,6 +255,7 @@ class Trial:
         by_store: bool = False,
         shown: tuple[Shown, ...] = (),
         owners: int = 0,
+        failed: int = 0,
     ) -> None:
         operation = Operation(
             id=name,
@@ -264,6 +271,7 @@ class Trial:
             shown=shown,
             clock=clock_in(token),
             owners=owners,
+            failed=failed,
         )
         self.history.operations.append(operation)
 

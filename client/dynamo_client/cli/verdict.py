@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from dynamo_client.cli.terminal import ANSWER_IS_NO, UNREACHABLE, complain, print_json
+from dynamo_client.cli.timeline import timeline
 from dynamo_core.history import History
 from dynamo_core.history_check import check
 from dynamo_core.history_report import Report
@@ -23,7 +24,7 @@ def say(history: History, facts: Mapping[str, Any], as_json: bool) -> int:
     report = check(history)
     lacking: Sequence[str] = facts.get("lacking", ())
     if as_json:
-        print_json(_document(report, facts))
+        print_json(_document(report, history, facts))
     else:
         _tell(report, lacking)
     if not report.ok:
@@ -35,7 +36,7 @@ def say(history: History, facts: Mapping[str, Any], as_json: bool) -> int:
     return UNREACHABLE if lacking or report.unchecked else 0
 
 
-def _document(report: Report, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _document(report: Report, history: History, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "ok": report.ok,
         "violations": [
@@ -46,6 +47,7 @@ def _document(report: Report, facts: Mapping[str, Any]) -> dict[str, Any]:
         "unchecked": report.unchecked,
         "counts": report.counts,
         **facts,
+        **timeline(history.operations).document(),
     }
 
 

@@ -151,7 +151,11 @@ async def _verified(
         finally:
             if path is not None:
                 await asyncio.to_thread(_keep, trial.history, Path(path))
-    return trial.history, {"lacking": lacking, "failed_requests": trial.failures}
+    return trial.history, {
+        "lacking": lacking,
+        "failed_requests": trial.failures,
+        "started_at": trial.started_at,
+    }
 
 
 async def _worked(trial: "Trial", seconds: float) -> None:
