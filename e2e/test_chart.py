@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from e2e.chart import CHART, SWITCHES, chart_text
 from e2e.kube import Failed, command
 
-CHART = "charts/dynamo-operator"
 NEEDED = ("helm", "kubectl")
 MISSING = [tool for tool in NEEDED if shutil.which(tool) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} isn't here")
@@ -28,10 +28,7 @@ HELMS = {
 
 def rendered(tmp_path: Path, **values: Any) -> dict[tuple[str, str], Any]:
     """By kind and name, and namespace where it isn't the release's."""
-    file = tmp_path / "values.yaml"
-    file.write_text(json.dumps(values))
-    where = ("--namespace", "dynamo-system", "--values", str(file))
-    return _by_name(command("helm", "template", "dynamo-operator", CHART, *where))
+    return _by_name(chart_text(tmp_path, **values))
 
 
 def _by_name(text: str) -> dict[tuple[str, str], Any]:
@@ -93,33 +90,6 @@ def test_by_default_it_is_what_kustomize_applies(tmp_path: Path) -> None:
     assert helm.keys() == plain.keys()
     for name, one in plain.items():
         assert helm[name] == one
-
-
-SWITCHES: list[dict[str, Any]] = [
-    {},
-    {"namespaces": ["shop", "bank"]},
-    {"crds": {"install": False}, "rbac": {"create": False}},
-    {"serviceAccount": {"create": False, "name": "mine"}},
-    {"serviceAccount": {"name": "mine", "annotations": {"a": "b"}}},
-    {"networkPolicy": {"enabled": True}},
-    {"nodeMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
-    {"adminPeers": [{"podSelector": {"matchLabels": {"app": "debug"}}}]},
-    {"image": {"digest": f"sha256:{'0' * 64}", "pullPolicy": "Always"}},
-    {
-        "imagePullSecrets": [{"name": "registry"}],
-        "podAnnotations": {"a": "b"},
-        "podLabels": {"c": "d"},
-        "priorityClassName": "system-cluster-critical",
-        "nodeSelector": {"disk": "fast"},
-        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
-        "affinity": {"nodeAffinity": {}},
-        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
-        "logFormat": "text",
-        "resyncSeconds": 30,
-        "readyWithinSeconds": 60,
-        "replicas": 1,
-    },
-]
 
 
 @pytest.mark.parametrize("values", SWITCHES, ids=lambda v: "-".join(v)[:40] or "default")
