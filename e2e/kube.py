@@ -52,6 +52,11 @@ class Kubectl:
         flags = ("--kubeconfig", self._kubeconfig, "-n", self.namespace)
         return command("kubectl", *flags, *arguments, text=text, check=check)
 
+    def helm(self, *arguments: str, text: str | None = None) -> str:
+        """What Helm prints; text goes to its standard input."""
+        flags = ("--kubeconfig", self._kubeconfig, "-n", self.namespace)
+        return command("helm", *arguments, *flags, text=text, s=300)
+
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "-o", "json"))
 
@@ -119,7 +124,7 @@ def kube_cluster() -> Iterator[Kubectl]:
         if missing:
             pytest.fail(f"E2E_KUBECONFIG needs {' and '.join(missing)}: images that it can pull")
         kubectl = Kubectl(given)
-        _install(kubectl)
+        install(kubectl)
         yield kubectl
         return
     for tool in ("docker", "kind", "kubectl"):
@@ -131,7 +136,7 @@ def kube_cluster() -> Iterator[Kubectl]:
         try:
             _make_kind(kubeconfig)
             kubectl = Kubectl(kubeconfig)
-            _install(kubectl)
+            install(kubectl)
             yield kubectl
         finally:
             if os.environ.get("E2E_KEEP"):
@@ -163,7 +168,7 @@ def _make_kind(kubeconfig: str) -> None:
     command("kind", "load", "docker-image", "--name", KIND_CLUSTER, *images, s=600)
 
 
-def _install(kubectl: Kubectl) -> None:
+def install(kubectl: Kubectl) -> None:
     """As docs/operator.md says, with the images of this run."""
     _applied(kubectl.at(SYSTEM), "charts/kustomize")
 
