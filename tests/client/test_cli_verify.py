@@ -57,7 +57,7 @@ def test_a_good_store_passes(cluster: FakeCluster | RealCluster, protocol: Proto
     assert found["ok"]
     assert found["violations"] == found["unchecked"] == found["lacking"] == []
     assert found["seed"] == 7
-    assert found["failed_requests"] == 0
+    assert (found["failed_requests"], found["failures"]) == (0, {})
     assert began <= found["started_at"] <= time.time()
     assert sum(each["operations"] for each in found["timeline"]) > 20
     assert {each["failed"] for each in found["timeline"]} == {0}
@@ -255,6 +255,8 @@ async def test_what_fails_is_not_repeated_faster_than_the_rate() -> None:
     await trial.run(2.0)
     assert 8 <= trial.done <= 3 * 8
     assert sum(operation.failed for operation in trial.history.operations) == trial.failures
+    assert sum(trial.reasons.values()) == trial.failures
+    assert {"get no answer", "put no answer"} & set(trial.reasons), trial.reasons
 
 
 async def test_a_slow_load_stops_at_once() -> None:

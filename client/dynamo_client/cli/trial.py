@@ -13,6 +13,7 @@ context and without, and writes again what was deleted.
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Final
@@ -70,6 +71,8 @@ class Trial:
         self.history = History()
         self.keys = [f"{prefix}{number}" for number in range(keys)]
         self.failures = 0
+        self.reasons: Counter[str] = Counter()
+        """The failures by what was asked and what was said: `get 503 not-yet`."""
         self.last_error: DynamoClientError | None = None
         self._kv = kv
         self._concurrency = concurrency
@@ -189,7 +192,7 @@ class Trial:
         try:
             item = await kv.get(key, context=floor[1] if floor else None)
         except DynamoClientError as error:
-            self._failed(error)
+            self._failed("get", error)
             failed = 1
         else:
             outcome, shown, token = ACKNOWLEDGED, shown_in(item), item.context
@@ -216,7 +219,9 @@ class Trial:
             outcome = ACKNOWLEDGED if deleted.found else UNKNOWN
             return outcome, deleted.context, deleted.acks.primary
 
-        (outcome, answered, owners), failed = await self._tried(once, again)
+        # One without a context reads first: it can fail where a write wouldn't.
+        what = "blind delete" if op == DELETE and sent is None else op
+        (outcome, answered, owners), failed = await self._tried(what, once, again)
         self._record(
             op, name, client, session, key, invoked, outcome, sent, answered,
             by_store=op == DELETE and sent is None, owners=owners, failed=failed,
@@ -224,7 +229,7 @@ class Trial:
         return (name, answered) if answered is not None and outcome == ACKNOWLEDGED else None
 
     async def _tried(
-        self, once: Callable[[], Awaitable["Answered"]], again: bool
+        self, what: str, once: Callable[[], Awaitable["Answered"]], again: bool
     ) -> tuple["Answered", int]:
         """Its answer, and how many tries failed; one that may exist is tried again under its id."""
         maybe_done, failed = False, 0
@@ -233,7 +238,7 @@ class Trial:
                 return await once(), failed
             except DynamoClientError as error:
                 if not isinstance(error, TooManySiblings):
-                    self._failed(error)
+                    self._failed(what, error)
                     failed += 1
                 maybe_done |= error.maybe_done
                 if not maybe_done:
@@ -275,8 +280,10 @@ class Trial:
         )
         self.history.operations.append(operation)
 
-    def _failed(self, error: DynamoClientError) -> None:
+    def _failed(self, what: str, error: DynamoClientError) -> None:
         self.failures += 1
+        said = f"{error.status or 'no answer'} {error.kind}".strip()
+        self.reasons[f"{what} {said}"] += 1
         self.last_error = error
 
 

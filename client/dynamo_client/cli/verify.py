@@ -154,6 +154,7 @@ async def _verified(
     return trial.history, {
         "lacking": lacking,
         "failed_requests": trial.failures,
+        "failures": dict(trial.reasons),
         "started_at": trial.started_at,
     }
 
