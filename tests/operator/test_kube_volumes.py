@@ -191,6 +191,21 @@ async def test_full_disks_grow() -> None:
         assert {one["metadata"]["uid"] for one in play.world.all(kinds.POD, "shop")} == pods
 
 
+async def test_a_full_disk_is_told_as_long_as_it_is_full() -> None:
+    """Its node is ready, for it reads and forwards writes: nothing else says that it takes none."""
+    space = {"free_bytes": 8_000_000, "reserve_bytes": 50_000_000, "stored_bytes": 1_000_000}
+    async with settled() as play:
+        play.nodes["cart-default-1"].disk_space = {"state": "full", **space}
+        await play.turn()
+        status, reason, text = play.condition("Degraded")
+        assert (status, reason) == ("True", "NodesNotWhole")
+        assert text.startswith("the disk of cart-default-1 is full")
+        assert play.condition("Available")[0] == "True"
+        play.nodes["cart-default-1"].disk_space = {"state": "ok", **space}
+        await play.turn()
+        assert play.condition("Degraded")[0] == "False"
+
+
 async def test_a_pool_with_storage_of_its_own_grows_by_itself() -> None:
     own = {**POOL, "storage": storage(size="30Gi")}
     async with settled(pools=[own]) as play:

@@ -166,6 +166,11 @@ def _degraded(world: World, made: KubePlan, facts: Facts) -> Told:
             found.append(f"{member.name} is recovering")
         elif not node.ready:
             found.append(f"{member.name} is not ready ({node.status.state})")
+        elif node.status.disk is not None and node.status.disk.full:
+            found.append(
+                f"the disk of {member.name} is full, so it takes no writes: free space there, "
+                "or raise storage.size"
+            )
     found += [str(warning) for warning in made.warnings]
     unseen = f"this operator's role doesn't let it see {', '.join(facts.unseen)}"
     if found:
