@@ -7,14 +7,30 @@ names (e2e/out), in place of those before. E2E_SEED and E2E_VERSIONS are told in
 
 import os
 import time
-from collections.abc import Callable, Generator
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
+from e2e.dynamo_cluster import Dynamo, dynamo_cluster
+from e2e.evidence import folder
+from e2e.kube import Kubectl, kube_cluster
 from e2e.report import Run, Scenario, write
 from e2e.report_page import page
 
 Tell = Callable[[str], None]
+
+
+class Clusters:
+    """Makes the DynamoClusters of one scenario: `with clusters("name", replicas=5) as dynamo`."""
+
+    def __init__(self, kubectl: Kubectl, scenario: Scenario) -> None:
+        self.kubectl = kubectl
+        self._scenario = scenario
+
+    def __call__(self, name: str, **spec: Any) -> AbstractContextManager[Dynamo]:
+        return dynamo_cluster(self.kubectl, self._scenario, name, **spec)
+
 
 _RUN = pytest.StashKey[Run]()
 _SCENARIO = pytest.StashKey[Scenario]()
@@ -44,6 +60,19 @@ def scenario(request: pytest.FixtureRequest) -> Scenario:
 
 
 @pytest.fixture(scope="session")
+def kubectl() -> Iterator[Kubectl]:
+    """For the Kubernetes cluster of this session, with the operator installed."""
+    with kube_cluster() as found:
+        yield found
+
+
+@pytest.fixture
+def clusters(kubectl: Kubectl, scenario: Scenario) -> Clusters:
+    """DynamoClusters of this scenario."""
+    return Clusters(kubectl, scenario)
+
+
+@pytest.fixture(scope="session")
 def run(request: pytest.FixtureRequest) -> Run:
     """The whole session in the report: whoever knows its seed or versions puts them there."""
     return request.config.stash[_RUN]
@@ -59,10 +88,6 @@ def _scenario_of(item: pytest.Item) -> Scenario | None:
     return item.stash[_SCENARIO]
 
 
-def _folder(config: pytest.Config) -> Path:
-    return config.rootpath / os.environ.get("E2E_REPORT", "e2e/out")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Before pytest's own junitxml looks whether it has to write anything."""
@@ -70,7 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUN] = Run(began=time.time(), seed=seed, versions=versions)
     config.stash[_OUR_JUNIT] = not getattr(config.option, "xmlpath", None)
     if config.stash[_OUR_JUNIT]:
-        config.option.xmlpath = str(_folder(config) / "junit.xml")
+        config.option.xmlpath = str(folder(config.rootpath) / "junit.xml")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -98,11 +123,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     run = session.config.stash[_RUN]
     run.ended = time.time()
     if run.scenarios:
-        write(_folder(session.config), run, page(run))
+        write(folder(session.config.rootpath), run, page(run))
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     if config.stash[_RUN].scenarios:
-        terminalreporter.write_line(f"report: {_folder(config) / 'report.html'}")
+        terminalreporter.write_line(f"report: {folder(config.rootpath) / 'report.html'}")

@@ -1,20 +1,21 @@
-"""A DynamoCluster in a namespace of its own, and the load that works on it from a pod.
+"""A DynamoCluster in a namespace of its own, as a person works on it.
 
-Owns its manifest, its status as kubectl shows it, and `dynamo verify` as a pod, by which a
-scenario says that no request failed and no acknowledged write was lost. Forbidden here:
-importing the product.
+Owns its manifest, its status as kubectl shows it, its pods, and whether its copies are equal.
+Forbidden here: importing the product.
 """
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from e2e.evidence import keep
 from e2e.kube import IMAGES, Kubectl, until
+from e2e.report import Scenario
 
 NAME = "cart"
-LOAD_MAX_S = 900
 SMALL = {
     "replicas": 3,
     "ring": {"partitions": 64},
@@ -24,11 +25,24 @@ SMALL = {
 """Three small nodes; each in a zone of its own, where there are three."""
 
 
+# Asks this node's admin port, in its pod: nobody else may reach that.
+_DIGEST = """
+import json, pathlib, urllib.request
+token = pathlib.Path("/etc/dynamo/admin/token").read_text().strip()
+url = "http://127.0.0.1:8081/admin/digest?verify=1"
+asked = urllib.request.Request(url, headers={"Authorization": "Bearer " + token})
+print(urllib.request.urlopen(asked, timeout=30).read().decode())
+"""
+
+
 class Dynamo:
     """One DynamoCluster called `cart`."""
 
-    def __init__(self, kubectl: Kubectl) -> None:
+    name = NAME
+
+    def __init__(self, kubectl: Kubectl, scenario: Scenario) -> None:
         self.kubectl = kubectl
+        self.scenario = scenario
         self._zones = kubectl.zones()
 
     def apply(self, **changes: Any) -> None:
@@ -41,6 +55,11 @@ class Dynamo:
                 "spec": {**SMALL, "zones": self._zones, **changes},
             }
         )
+
+    def scale(self, replicas: int) -> None:
+        """kubectl scale, of the default pool."""
+        self.scenario.mark(f"scaled to {replicas}")
+        self.kubectl.run("scale", "dyn", NAME, f"--replicas={replicas}")
 
     def seen(self) -> Any:
         return self.kubectl.json("get", "dyn", NAME)
@@ -69,12 +88,58 @@ class Dynamo:
 
     def until_settled(self, nodes: int, deadline_s: float = 240.0) -> float:
         try:
-            return until(lambda: self.settled(nodes), f"{nodes} nodes are settled", deadline_s)
+            took = until(lambda: self.settled(nodes), f"{nodes} nodes are settled", deadline_s)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{json.dumps(self.status, indent=1)}") from None
+        last = max((e.ended or e.began for e in self.scenario.events), default=None)
+        if last is not None:
+            self.scenario.recovery_s = max(self.scenario.recovery_s or 0.0, time.time() - last)
+        return took
+
+    def until_equal(self) -> None:
+        """All copies of each partition are equal, by trees made anew from what is stored."""
+
+        def differing() -> list[str]:
+            roots: dict[str, dict[str, str]] = {}
+            for pod in self.pods():
+                said = json.loads(self.kubectl.run("exec", pod, "--", "python", "-c", _DIGEST))
+                for partition, root in said.items():
+                    roots.setdefault(partition, {})[pod] = root
+            return [
+                f"partition {p}: {found}"
+                for p, found in sorted(roots.items())
+                if len(set(found.values())) > 1
+            ]
+
+        until(lambda: not differing(), "all copies are equal", 120.0, pause_s=1.0)
 
     def pods(self) -> dict[str, Any]:
         return self.kubectl.items("pods", f"dynamocluster.io/cluster={NAME}")
+
+    def uids(self) -> dict[str, str]:
+        """Of its pods, by name: another uid is another pod."""
+        return {name: pod["metadata"]["uid"] for name, pod in self.pods().items()}
+
+    def images(self) -> set[str]:
+        """Of its pods' containers."""
+        return {c["image"] for pod in self.pods().values() for c in pod["spec"]["containers"]}
+
+    def ready(self) -> int:
+        """How many of its pods are."""
+        containers = [
+            pod["status"].get("containerStatuses", [{"ready": False}])
+            for pod in self.pods().values()
+        ]
+        return sum(all(status["ready"] for status in found) for found in containers)
+
+    def kill_pods(self, *pods: str) -> None:
+        """Deleted without any grace, all at once."""
+        self.scenario.mark(f"{', '.join(pods)} deleted without grace")
+        self.kubectl.run("delete", "pod", *pods, "--grace-period=0", "--force", "--wait=false")
+
+    def until_made_anew(self, pod: str, before: dict[str, str]) -> None:
+        """There is another pod of that name than when `uids` told `before`."""
+        until(lambda: self.uids().get(pod, before[pod]) != before[pod], f"{pod} is made anew")
 
     def claims(self) -> dict[str, Any]:
         return self.kubectl.items("pvc", f"dynamocluster.io/cluster={NAME}")
@@ -87,69 +152,22 @@ class Dynamo:
         return self.kubectl.run(*run, url, "--command", "--", "dynamo", *words)
 
 
-class Load:
-    """`dynamo verify` at work in a pod, until it is told to stop."""
-
-    def __init__(self, dynamo: Dynamo, rate: int) -> None:
-        self.kubectl = dynamo.kubectl
-        token = self.kubectl.secret(f"{NAME}-admin", "token")
-        flags = ("--duration", str(LOAD_MAX_S), "--rate", str(rate), "--settle", "120", "--json")
-        self.kubectl.run(
-            *("run", "load", f"--image={IMAGES['operator']}", "--restart=Never"),
-            *(f"--env=DYNAMO_URL=http://{NAME}:8080", f"--env=DYNAMO_ADMIN_TOKEN={token}"),
-            *("--command", "--", "dynamo", "verify", *flags),
-        )
-        until(self.works, "the load works")
-
-    def works(self) -> bool:
-        return "operations" in self.kubectl.run("logs", "load")
-
-    def ended(self) -> dict[str, Any]:
-        """Stops it, waits until all is read back and judged, and gives the report."""
-        pod = self.kubectl.json("get", "pod", "load")
-        assert pod["status"]["phase"] == "Running", self.kubectl.run("logs", "load")
-        self.kubectl.run("exec", "load", "--", "sh", "-c", "kill -TERM 1")
-
-        def over() -> bool:
-            pod = self.kubectl.json("get", "pod", "load")
-            return pod["status"]["phase"] in ("Succeeded", "Failed")
-
-        until(over, "the load is judged", 240.0)
-        said = self.kubectl.run("logs", "load")
-        self.kubectl.run("delete", "pod", "load", "--wait=true")
-        last = said.strip().splitlines()[-1]
-        assert last.startswith("{"), said
-        report: dict[str, Any] = json.loads(last)
-        return report
-
-
 @contextmanager
-def loaded(dynamo: Dynamo, rate: int = 150, failed_max: int = 0) -> Iterator[dict[str, Any]]:
-    """The load beside what is done inside; its report fills the dict in the end.
-
-    failed_max: the error budget, requests that failed after all retries of the client.
-    """
-    load = Load(dynamo, rate)
-    report: dict[str, Any] = {}
-    yield report
-    report |= load.ended()
-    story = json.dumps(report["violations"], indent=1)
-    assert report["ok"], story
-    assert report["lacking"] == []
-    assert report["failed_requests"] <= failed_max, report
-    assert report["counts"]["acknowledged"] > 0
-
-
-@contextmanager
-def dynamo_cluster(kubectl: Kubectl, name: str, **spec: Any) -> Iterator[Dynamo]:
-    """Applied and settled in a namespace of its own, which goes in the end."""
+def dynamo_cluster(
+    kubectl: Kubectl, scenario: Scenario, name: str, **spec: Any
+) -> Iterator[Dynamo]:
+    """Applied and settled in a namespace of its own, which goes in the end; of a failure all
+    that may explain it is kept first."""
     namespace = f"e2e-{name}-{os.urandom(3).hex()}"
     kubectl.run("create", "namespace", namespace)
     try:
-        dynamo = Dynamo(kubectl.at(namespace))
+        dynamo = Dynamo(kubectl.at(namespace), scenario)
         dynamo.apply(**spec)
         nodes = spec.get("replicas", 3) + sum(p["replicas"] for p in spec.get("pools", ()))
         dynamo.until_settled(nodes)
         yield dynamo
+    except BaseException:
+        keep(kubectl.at(namespace), scenario.name)
+        raise
     finally:
         kubectl.run("delete", "namespace", namespace, "--wait=false", check=False)

@@ -21,12 +21,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 KIND_CLUSTER = "dynamo-e2e"
 SYSTEM = "dynamo-system"
+OPERATOR = "app.kubernetes.io/name=dynamo-operator"
+"""Label of the operator's pods."""
 DEADLINE_S = 180.0
 COMMAND_S = 120.0
 IMAGES = {
     "node": os.environ.get("E2E_IMAGE_NODE", "dynamo-node:e2e"),
     "operator": os.environ.get("E2E_IMAGE_OPERATOR", "dynamo-operator:e2e"),
 }
+SKEWED_NODE_IMAGE = os.environ.get(
+    "E2E_IMAGE_NODE_SKEWED", "" if "E2E_KUBECONFIG" in os.environ else "dynamo-node:e2e-skewed"
+)
+"""The node image with a clock that can be moved (e2e/skew)."""
+NEXT_OPERATOR_IMAGE = os.environ.get(
+    "E2E_IMAGE_OPERATOR_NEXT", "" if "E2E_KUBECONFIG" in os.environ else "dynamo-operator:e2e-next"
+)
 NEXT_NODE_IMAGE = os.environ.get(
     "E2E_IMAGE_NODE_NEXT", "" if "E2E_KUBECONFIG" in os.environ else "dynamo-node:e2e-next"
 )
@@ -57,6 +66,13 @@ class Kubectl:
         flags = ("--kubeconfig", self._kubeconfig, "-n", self.namespace)
         return command("helm", *arguments, *flags, text=text, s=300)
 
+    def tried(self, *arguments: str, text: str | None = None) -> tuple[bool, str]:
+        """Whether it went well, and what kubectl said, errors too."""
+        try:
+            return True, self.run(*arguments, text=text)
+        except Failed as error:
+            return False, str(error)
+
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "-o", "json"))
 
@@ -82,9 +98,12 @@ class Kubectl:
 
 
 def command(*words: str, text: str | None = None, check: bool = True, s: float = COMMAND_S) -> str:
-    done = subprocess.run(
-        words, input=text, capture_output=True, text=True, timeout=s, check=False, cwd=ROOT
-    )
+    try:
+        done = subprocess.run(
+            words, input=text, capture_output=True, text=True, timeout=s, check=False, cwd=ROOT
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"{shlex.join(words)}: not within {s:.0f} s") from error
     if check and done.returncode:
         raise Failed(f"{shlex.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -152,7 +171,10 @@ def _build() -> None:
     for part, image in IMAGES.items():
         words = ("docker", "build", *more, *base_args, "-f", f"{part}/Dockerfile", "-t", image, ".")
         command(*words, s=1800)
+    skewed = ("--build-arg", f"NODE_IMAGE={IMAGES['node']}", "-t", SKEWED_NODE_IMAGE)
+    command("docker", "build", *more, *skewed, "e2e/skew", s=600)
     command("docker", "tag", IMAGES["node"], NEXT_NODE_IMAGE)
+    command("docker", "tag", IMAGES["operator"], NEXT_OPERATOR_IMAGE)
 
 
 def _make_kind(kubeconfig: str) -> None:
@@ -164,13 +186,21 @@ def _make_kind(kubeconfig: str) -> None:
         *("--config", "e2e/kind.yaml", "--wait", "180s", *(("--image", image) if image else ())),
         s=600,
     )
-    images = (*IMAGES.values(), NEXT_NODE_IMAGE)
+    images = (*IMAGES.values(), NEXT_NODE_IMAGE, NEXT_OPERATOR_IMAGE, SKEWED_NODE_IMAGE)
     command("kind", "load", "docker-image", "--name", KIND_CLUSTER, *images, s=600)
 
 
 def install(kubectl: Kubectl) -> None:
     """As docs/operator.md says, with the images of this run."""
     _applied(kubectl.at(SYSTEM), "charts/kustomize")
+
+
+def kill_operator(kubectl: Kubectl) -> None:
+    """All its pods, without any grace; Kubernetes makes others."""
+    system = kubectl.at(SYSTEM)
+    pods = system.items("pods", OPERATOR)
+    if pods:
+        system.run("delete", "pod", *pods, "--grace-period=0", "--force", "--wait=false")
 
 
 def install_inside(kubectl: Kubectl) -> None:

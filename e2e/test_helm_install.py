@@ -10,22 +10,16 @@ from typing import Any
 
 import pytest
 from e2e.chart import DEFINITION, KUSTOMIZED, Release
-from e2e.conftest import Tell
-from e2e.dynamo_cluster import NAME, Dynamo, dynamo_cluster, loaded
-from e2e.kube import IMAGES, SYSTEM, Kubectl, install, kube_cluster, until
+from e2e.conftest import Clusters, Tell
+from e2e.dynamo_cluster import Dynamo
+from e2e.kube import IMAGES, OPERATOR, SYSTEM, Kubectl, install, until
+from e2e.load import figures, loaded
 
 pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.skipif(shutil.which("helm") is None, reason="helm isn't here"),
 ]
-OPERATOR = "app.kubernetes.io/name=dynamo-operator"
 WAIT = ("--wait", "--timeout=180s")
-
-
-@pytest.fixture(scope="module")
-def kubectl() -> Iterator[Kubectl]:
-    with kube_cluster() as found:
-        yield found
 
 
 @pytest.fixture
@@ -84,7 +78,7 @@ def _arguments(system: Kubectl, pods: int) -> list[str]:
 
 def _scale(dynamo: Dynamo, replicas: int) -> float:
     """By whoever is the operator now; seconds until all is settled."""
-    dynamo.kubectl.run("scale", "dyn", NAME, f"--replicas={replicas}")
+    dynamo.scale(replicas)
     return dynamo.until_settled(replicas)
 
 
@@ -108,7 +102,7 @@ def _kept(system: Kubectl, dynamo: Dynamo) -> list[str]:
 
 
 def test_the_operator_goes_to_helm_and_back_under_load(
-    kubectl: Kubectl, system: Kubectl, tell: Tell
+    clusters: Clusters, kubectl: Kubectl, system: Kubectl, tell: Tell
 ) -> None:
     definition = system.json("get", "crd", DEFINITION)["metadata"]["uid"]
     system.run("delete", *KUSTOMIZED)
@@ -117,7 +111,7 @@ def test_the_operator_goes_to_helm_and_back_under_load(
     release.install("--take-ownership", *WAIT, **_values())
     assert "--log-format=json" in _arguments(system, pods=2)
     took = []
-    with dynamo_cluster(kubectl, "helm") as dynamo:
+    with clusters("helm") as dynamo:
         kept, first = _kept(system, dynamo), _lives(dynamo)
         assert kept[0] == definition, "the definition was made anew"
         with loaded(dynamo) as report:
@@ -141,8 +135,4 @@ def test_the_operator_goes_to_helm_and_back_under_load(
         now = _lives(dynamo)
         assert {name: now.get(name) for name in first} == first, "a change of operator restarts"
     seconds = ", ".join(f"{one:.0f} s" for one in took)
-    counts = report["counts"]
-    tell(
-        f"scaled after each change of hands in {seconds}; {counts['acknowledged']:,} writes "
-        f"and {counts['gets']:,} reads answered, {report['failed_requests']} requests failed"
-    )
+    tell(f"scaled after each change of hands in {seconds}; {figures(report)}")
