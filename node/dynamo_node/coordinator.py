@@ -129,8 +129,8 @@ class Coordinator:
         self.alarms = Alarms(self.loop)
         self.admission = Admission(self.loop.time())
         """Told how long operations take."""
-        self.counts: Callable[[int], bool] = lambda partition: True
-        """Whether this node may say what it doesn't hold of a partition."""
+        self.shows: Callable[[int], bool] = lambda partition: True
+        """Whether a read may take in what this node stores of a partition, or doesn't."""
         self.sure: Callable[[int], bool] = lambda partition: True
         """Whether what this node holds of a partition may carry a round that it is told of."""
         self.on_stale_ring: Callable[[int, int], None] = lambda node, code: None

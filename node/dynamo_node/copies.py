@@ -112,6 +112,17 @@ class Copies:
         alone = self._node.settings.now.r == 1 and partition not in self.waits_for
         return alone or self.sure(partition)
 
+    def shows(self, partition: int) -> bool:
+        """Whether a read that this node coordinates may take in what is stored here.
+
+        As a stand-in it has hints. A copy whose tenure has ended, or that is half pulled, is not
+        judged here: it may be older than a round that this node has been told of since, and
+        would bring back what was reaped. Peers that ask are told MOVED.
+        """
+        if partition in self._node.topology.owned:
+            return self.answers(partition)
+        return not self._node.custodies.of(partition).has_copy
+
     def holding(self, partition: int) -> Holding:
         """How this node's own copy stands."""
         node = self._node

@@ -101,7 +101,7 @@ class Node:
         self.gossip = Gossip(self)
         self.handoff = Handoff(self)
         self.reaper = Reaper(self)
-        self.coordinator.counts = self.reaper.copies.answers
+        self.coordinator.shows = self.reaper.copies.shows
         self.coordinator.sure = self.reaper.copies.sure
         self.transfers = Transfers(self)
         self.pulling = Puller(self)

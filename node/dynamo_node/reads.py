@@ -95,10 +95,15 @@ class GetOperation(InFlight):
                 request.trace,
             )
             self._asked[node] = (link, request_id)
-        if ask_self:  # last: the others work meanwhile
-            coordinator.replica.read(
-                request.key, self._place.digest, self._place.owners, self._read_here, self._damaged
-            )
+        if not ask_self:
+            return
+        if not self._place.counts and not coordinator.shows(self._place.partition):
+            self._read_here(None)  # what could be emptied while it is read
+            return
+        # Last: the others work meanwhile.
+        coordinator.replica.read(
+            request.key, self._place.digest, self._place.owners, self._read_here, self._damaged
+        )
 
     def _read_here(self, obj: bytes | None) -> None:
         if self._finished:  # it had to be loaded, and that took too long
@@ -111,8 +116,7 @@ class GetOperation(InFlight):
             self._after_reply()
             return
         try:
-            owner = machine.local in place.owners
-            if owner and not self._coordinator.counts(place.partition):
+            if not self._coordinator.shows(place.partition):
                 asks = machine.failed(machine.local)
             else:
                 rounds, partition = self._coordinator.replica.rounds, self._place.partition

@@ -281,8 +281,8 @@ def test_who_was_given_up_and_returns_hands_over_what_only_it_has(seed: int) -> 
         assert b"alone" in {s.value for s in asked(play, rest[0], Op.GET).siblings}
 
 
-def _comes_back_after_the_key_was_reaped(play: Play, away: Machine) -> None:
-    """Give `away` up, which is cut off; delete the key and reap it; let `away` return."""
+def _reaped_without(play: Play, away: Machine) -> None:
+    """Give `away` up, which is cut off; delete the key and reap it; `away` can be reached again."""
     world, partition = play.world, play.place.partition
     rest = [m for m in world.machines if m is not away]
     number = away.node.topology.number
@@ -296,11 +296,38 @@ def _comes_back_after_the_key_was_reaped(play: Play, away: Machine) -> None:
     world.run_until(lambda: all(m.node.replica.rounds.committed(partition) for m in there), 120.0)
     assert records_of(play, away), "it has the value"
     play.join_again([away])
+
+
+def _comes_back_after_the_key_was_reaped(play: Play, away: Machine) -> None:
+    """Give `away` up, which is cut off; delete the key and reap it; let `away` return."""
+    _reaped_without(play, away)
+    _returns_without_the_key(play, away)
+
+
+def _returns_without_the_key(play: Play, away: Machine) -> None:
+    world = play.world
+    rest = [m for m in world.machines if m is not away]
     play.post(play.ring_of(list(world.machines)), *rest)
     play.until_settled()
     world.run_until(lambda: not away.node.custodies.sealed(), PATIENCE_S)
     assert not any(map(play.copy, world.machines))
     assert asked(play, away, Op.GET).kind == Kind.ABSENT
+
+
+def _shows_nothing_and_mends_nothing(play: Play, away: Machine) -> None:
+    """`away` has the value in a copy of no slot; a holder is missing, so it could stand in."""
+    world, partition = play.world, play.place.partition
+    rest = [m for m in world.machines if m is not away]
+    committed = rest[0].node.replica.rounds.committed(partition)
+    rounds = away.node.replica.rounds
+    world.run_until(lambda: rounds.stamp(partition) >= committed, PATIENCE_S)
+    assert away.node.topology.number not in away.node.topology.holders(partition)
+    assert play.copy(away), "it has the value still"
+    shown = asked(play, away, Op.GET)
+    assert shown.kind == Kind.UNAVAILABLE, shown
+    assert play.copy(away), "it had the value still"
+    world.run_for(3.0)
+    assert not any(map(play.copy, rest)), "what was reaped is back"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -334,3 +361,45 @@ def test_schedule_10_who_was_given_up_returns_after_the_key_was_reaped(seed: int
         play.world.run_for(1.0)
         play.cut_off([away])
         _comes_back_after_the_key_was_reaped(play, away)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_copy_whose_tenure_has_ended_is_shown_to_nobody(seed: int) -> None:
+    # Seed 140003813: who had been given up came back with its old volume. It knew the row of
+    # now and took the round that the holders told, so that what it read at home, as a stand-in
+    # for a holder that it couldn't reach, passed for something of that round.
+    with played(seed, 3, r=3, w=3, timing=FAST) as play:
+        away = play.owners[seed % 3]
+        play.join()  # who is to follow `away`, which has no address for it
+        play.put()
+        play.world.run_for(1.0)
+        play.cut_off([away])
+        play.kill(away)
+        play.start(away)
+        _reaped_without(play, away)
+        _shows_nothing_and_mends_nothing(play, away)
+        _returns_without_the_key(play, away)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_half_pulled_copy_is_shown_to_nobody(seed: int) -> None:
+    # The same with a copy that was being pulled as its node was given up.
+    with played(seed, 4, r=3, w=3, timing=FAST) as play:
+        world, old, new = play.world, play.owners[seed % 3], play.others[0]
+        held = hold_pages(play, old, new)
+        play.post(play.ring_of([m for m in world.machines if m is not old]), *world.machines)
+        world.run_until(lambda: bool(held), PATIENCE_S)
+        play.clients.at = next(m for m in play.owners if m is not old)
+        play.put()
+        world.run_until(lambda: bool(records_of(play, new)), 5.0)
+        play.cut_off([new])
+        play.kill(new)
+        world.start(new)
+        world.run_until(lambda: new.node is not None, PATIENCE_S)
+        _reaped_without(play, new)
+        world.block(old.name, new.name, True)
+        world.block(new.name, old.name, True)
+        assert new.node.custodies.of(play.place.partition).pulling is not None
+        _shows_nothing_and_mends_nothing(play, new)
+        play.join_again([new])
+        _returns_without_the_key(play, new)
