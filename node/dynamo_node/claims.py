@@ -1,8 +1,9 @@
 """Claims: how this node takes a slot that its disk knows nothing of (docs/decisions/0012).
 
-It was nominated because a holder was given up, or the disk with the record is lost. Owns
-the hearing of the other holders' rows, the claim once enough have been heard, and telling
-it. `recovery` merges what the others hold and says when a claimed slot counts.
+It was nominated because a holder was given up, or the disk with the record is lost, or it
+is to get the slot from a node that was drained and is in no ring any more (0014, 5). Owns
+the hearing of the others' rows, the claim once enough have been heard, and telling it.
+`recovery` merges what the others hold and says when a claimed slot counts.
 
 Forbidden here: by what right a token is raised (`dynamo_core.handover`), and pulling.
 """
@@ -39,7 +40,8 @@ class Claims:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._heard: dict[int, set[int]] = {}
-        """Partition -> other holders that have told, since this start, who holds its slots."""
+        """Partition -> others that have told, under this ring, who holds its slots; only where
+        there is one to claim."""
         self._told: dict[int, dict[int, bytes]] = {}
         """Partition -> other holder -> what names the row that it has been told."""
         self._ring: Ring | None = None
@@ -70,24 +72,37 @@ class Claims:
             return
         if self._ring is not topology.ring:
             self._ring = topology.ring
-            for partition in range(self._ring.partitions):
+            self._heard.clear()  # who was asked before that knew nothing of who has left by it
+            self._others.clear()
+            for partition in topology.owned.union(self._node.transfers.moves()):
                 self._row_changed(partition, topology.row(partition))
         # Where it counts there is nothing to claim, unless for a second slot.
         for partition in sorted((topology.owned - topology.counting) | self._others):
             yield custodies.of(partition)
 
+    def _unclaimed(self) -> list[int]:
+        """Partitions with a slot to claim; what was heard of others is forgotten."""
+        unclaimed = [c.partition for c in self._candidates() if c.unclaimed()]
+        for partition in self._heard.keys() - set(unclaimed):
+            del self._heard[partition]
+        return unclaimed
+
     def waits_for(self, partition: int) -> str:
         """What the slots of a partition that can't be claimed yet wait for; for people."""
         left = self._needed(partition) - len(self._heard_of(partition))
-        return f"{left} other owners that say who holds its slots"
+        instead = ""
+        if self._is_orphan(partition):
+            silent = set(self._asked(partition)).difference(self._heard.get(partition, ()))
+            instead = f", or all of {len(silent)} nodes that haven't yet"
+        return f"{left} other owners that say who holds its slots{instead}"
 
     # Claiming
 
     async def work(self) -> None:
         """Hear whoever can be reached, claim what may be, and tell it."""
-        unclaimed = [c.partition for c in self._candidates() if c.unclaimed()]
-        if unclaimed:
-            await self._to_others(unclaimed, lambda p, other: other not in self._heard.get(p, ()))
+        if unheard := self._unclaimed():
+            await self._to_others(unheard, lambda p, other: other not in self._heard.get(p, ()))
+            unclaimed = self._unclaimed()  # another ring may be in force by now
             done = sum(self.claim(p, self._needed(p)) for p in unclaimed)
             if done:
                 log.info("slots of %d partitions are claimed", done)
@@ -99,23 +114,25 @@ class Claims:
         await self._to_others(fresh, lambda p, other: told.get(p, {}).get(other) != digest(p))
 
     async def _to_others(self, partitions: list[int], wanted: Callable[[int, int], bool]) -> None:
-        """Exchange these rows with each other holder that can be reached and is `wanted`."""
+        """Exchange these rows with whoever is asked, can be reached and is `wanted`."""
         links, by_peer = self._node.topology.links, dict[int, list[int]]()
         for partition in partitions:
-            for other in self._node.topology.other_holders(partition):
+            for other in self._asked(partition):
                 if other in links and links[other].up and wanted(partition, other):
                     by_peer.setdefault(other, []).append(partition)
         await asyncio.gather(*(self._exchange(o, by_peer[o]) for o in sorted(by_peer)))
 
     async def _exchange(self, other: int, partitions: list[int]) -> None:
         node, topology = self._node, self._node.topology
+        ring = topology.ring
         for at in range(0, len(partitions), ROWS_MAX):
             rows = {p: topology.row(p) for p in partitions[at : at + ROWS_MAX]}
             theirs = await node.rows.tell(other, rows)
-            if theirs is None:
+            if theirs is None or topology.ring is not ring:
                 return
             for partition, row in theirs.items():
-                self._heard.setdefault(partition, set()).add(other)
+                if node.custodies.of(partition).unclaimed():
+                    self._heard.setdefault(partition, set()).add(other)
                 self._told.setdefault(partition, {})[other] = slots.row_digest(row)
 
     def claim(self, partition: int, needed: int) -> bool:
@@ -131,10 +148,33 @@ class Claims:
         self._heard.pop(partition, None)
         return True
 
+    def _is_orphan(self, partition: int) -> bool:
+        topology = self._node.topology
+        return bool(self._node.custodies.table.orphans(partition, topology.number))
+
+    def _asked(self, partition: int) -> list[int]:
+        """Who is asked who holds its slots: the other holders; all that the ring names where
+        one of them isn't among those."""
+        topology = self._node.topology
+        if topology.ring is None or not self._is_orphan(partition):
+            return topology.other_holders(partition)
+        return [m.number for m in topology.ring.everybody if m.number != topology.number]
+
     def _needed(self, partition: int) -> int:
+        """How many other holders must have told before a claim.
+
+        A row may be stale that gives a slot to a drained node: that node had handed it on
+        before it left. Its successor, or who comes after that, is in the ring: nobody's word
+        is needed once all have told, and until then a holder's, be there none.
+        """
         node = self._node
         row, settings = node.topology.row(partition), node.settings.now
-        return slots.needed_to_claim(row, settings.r, settings.w)
+        needed = slots.needed_to_claim(row, settings.r, settings.w)
+        if not self._is_orphan(partition):
+            return needed
+        if self._heard.get(partition, set()).issuperset(self._asked(partition)):
+            return 0
+        return max(1, needed)
 
     def _heard_of(self, partition: int) -> list[int]:
         others = self._node.topology.other_holders(partition)

@@ -97,6 +97,8 @@ def test_a_wiped_disk_claims_its_slots_and_counts_again_under_load(seed: int) ->
         play.world.run_for(8.0)
         play.world.run_until(lambda: not play.clients.unfinished, 60.0)
         _until(play, lambda: _counts(play, *play.owners), "all to count")
+        node: Any = back.node
+        assert not node.recovery.claims._heard, "for another claim they are asked again"
         # Two steps up: above any seal that the lost disk may have given.
         assert _token(play, back) == before.claimed(before.holder)
         for other in others:
