@@ -134,11 +134,21 @@ class SlotTable:
 
         Nobody can hand them over (docs/decisions/0014, 5).
         """
+        return [slot for slot, target in self._orphaned(partition).items() if target == node]
+
+    def answerable(self, partition: int) -> tuple[int, ...]:
+        """Who can accept the loss of a partition: its holders, and instead of one that was
+        drained whoever is to get the slot."""
+        after = self._orphaned(partition)
+        row = self._rows[partition]
+        return tuple(dict.fromkeys(after.get(slot, row[slot].holder) for slot in range(len(row))))
+
+    def _orphaned(self, partition: int) -> dict[int, int]:
         row = self._rows[partition]
         if self._drained.isdisjoint(token.holder for token in row):
-            return []
+            return {}
         going = moves(row, self._wanted[partition])
-        return [m.slot for m in going if m.target == node and m.source.holder in self._drained]
+        return {m.slot: m.target for m in going if m.source.holder in self._drained}
 
     # Gossip: the root first, then the blocks, then the rows of blocks that differ
 

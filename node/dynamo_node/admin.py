@@ -192,10 +192,11 @@ class AdminDoor:
             raise problems.overloaded("this node has no ring yet")
         text = request.match_info["partition"]
         partition = _whole(text, "partition", 0, ring.partitions - 1)
-        if partition not in node.topology.owned:
+        if not node.recovery.answers_for(partition):
+            others = node.custodies.table.answerable(partition)
             raise bad_request(
                 f"partition {partition} is not one of this node's; ask one of "
-                + ", ".join(map(node.topology.host_name, node.topology.holders(partition)))
+                + ", ".join(map(node.topology.host_name, others))
             )
         if not node.recovery.accept_loss(partition):
             raise ProblemError(

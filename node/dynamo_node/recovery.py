@@ -119,11 +119,13 @@ class Recovery:
 
     async def _recover(self, partition: int) -> None:
         node, topology = self._node, self._node.topology
-        if topology.ring is None or partition not in topology.owned:
+        if topology.ring is None:
             return
         custody = node.custodies.of(partition)
         if custody.unclaimed():
             self._waits_for[partition] = self.claims.waits_for(partition)
+            return
+        if partition not in topology.owned:
             return
         copies, row = node.reaper.copies, topology.row(partition)
         stands: dict[int, Lack | None] = dict.fromkeys(topology.other_holders(partition))
@@ -268,18 +270,24 @@ class Recovery:
 
     # For people
 
+    def answers_for(self, partition: int) -> bool:
+        """Whether this node holds a slot of it, or is to claim one."""
+        node = self._node
+        return partition in node.topology.owned or bool(node.custodies.of(partition).unclaimed())
+
     def accept_loss(self, partition: int) -> bool:
         """A person accepts what `partition` may have lost; False if there is nothing to accept.
 
         That is all that other disks held which are not merged here: what was acknowledged by
         them alone is gone. Where this node's slot itself is to be claimed, it is claimed and
         counts without anybody having been heard. So a person accepts, too, that somebody else
-        may hold it meanwhile, by a seal that the lost disk gave: until both have heard of each
-        other, what one of them acknowledges may not be seen at the other, and then the higher
-        token stands and the other copy is merged. All of it belongs to disks believed lost.
+        may hold it meanwhile, by a seal that the lost disk gave, or the drained node: until both
+        have heard of each other, what one of them acknowledges may not be seen at the other, and
+        then the higher token stands and the other copy is merged. All of it belongs to disks
+        believed lost.
         """
         node = self._node
-        if partition not in node.topology.owned:
+        if not self.answers_for(partition):
             return False
         custody = node.custodies.of(partition)
         if custody.unclaimed():
@@ -298,7 +306,7 @@ class Recovery:
         if todo:
             facts = {
                 "partitions_left": len(todo),
-                "partitions": len(self._node.topology.owned),
+                "partitions": len(self._node.topology.owned.union(todo)),
                 "keys": self._keys,
                 "bytes": self._bytes,
             }

@@ -123,7 +123,10 @@ class Transfers:
             return []
         me, name = node.topology.number, node.topology.host_name
         found, typical = [], self._typical()
+        orphans = node.custodies.table.orphans
         for partition, progress in sorted(self.running.items()):
+            if orphans(partition, me):
+                continue  # it is claimed, see below
             rate = progress.rate(now)
             total = progress.bytes_total
             left = max(0, total - progress.bytes_done)
@@ -140,9 +143,7 @@ class Transfers:
                     "stalled": progress.stalled,
                 }
             )
-        for partition, moves in sorted(self.moves().items()):
-            if partition not in self.running and (move := _mine(moves, me)) is not None:
-                found.append(self._waiting(partition, move, moves, typical))
+        found += (self._waiting(p, move, typical) for p, move in self._still_to_come())
         why = node.recovery.waits_for
         found += (self._still(p, "", CLAIMING, why(p), 0) for p in node.recovery.claims.open())
         return found[:LISTED_MAX]
@@ -154,15 +155,23 @@ class Transfers:
             return sum(sizes) // len(sizes)
         return self.totals.bytes // self.totals.partitions if self.totals.partitions else 0
 
-    def _waiting(
-        self, partition: int, move: Move, moves: tuple[Move, ...], size: int
-    ) -> dict[str, Any]:
+    def _still_to_come(self) -> list[tuple[int, Move]]:
+        """Moves to this node that haven't begun, but for slots that it is to claim."""
+        me, orphans = self._node.topology.number, self._node.custodies.table.orphans
+        return [
+            (partition, move)
+            for partition, moves in sorted(self.moves().items())
+            if partition not in self.running and (move := _mine(moves, me)) is not None
+            if move.slot not in orphans(partition, me)
+        ]
+
+    def _waiting(self, partition: int, move: Move, size: int) -> dict[str, Any]:
         source = self._node.topology.host_name(move.source.holder)
         link = self._node.topology.links.get(move.source.holder)
         why = ""
         if link is None or not link.up:
             why = f"{source} is down"
-        elif moves[0] is not move:
+        elif self.moves()[partition][0] is not move:
             why = "another slot of the partition moves first"
         return self._still(partition, source, WAITING, why, size)
 
@@ -183,10 +192,7 @@ class Transfers:
 
     def report(self) -> dict[str, Any]:
         """`GET /admin/transfers`."""
-        totals, me = self.totals, self._node.topology.number
-        waiting = [
-            p for p, m in self.moves().items() if p not in self.running and _mine(m, me) is not None
-        ]
+        totals, waiting = self.totals, self._still_to_come()
         left = [max(0, p.bytes_total - p.bytes_done) for p in self.running.values()]
         return {
             "transfers": self.facts(),

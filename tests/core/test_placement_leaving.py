@@ -141,6 +141,17 @@ def test_slots_of_who_was_drained_are_for_their_targets_to_claim() -> None:
     assert custody.unclaimed() == table.orphans(partition, target) == []
 
 
+def test_who_is_asked_to_accept_a_loss_instead_of_who_was_drained() -> None:
+    leaving = next_ring(FIVE, nodes(4), AT)
+    after = next_ring(leaving, nodes(4), AT, drained=[5])
+    table = SlotTable(256)
+    for ring in (FIVE, leaving):
+        table.adopt(ring)
+        assert [table.answerable(p) for p in range(256)] == [*FIVE.slots]
+    table.adopt(after)
+    assert [{*table.answerable(p)} for p in range(256)] == [{*row} for row in after.slots]
+
+
 def test_who_is_given_up_and_has_a_new_disk_hands_down_its_place() -> None:
     after = next_ring(FIVE, [*nodes(4), node("n4", disk=2)], AT, give_up=[5])
     assert news(after) == [("given-up", "n4", 5), ("replaced", "n4", 6)]

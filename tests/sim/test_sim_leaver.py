@@ -4,6 +4,7 @@ And what becomes of a slot that such a node is given all the same (docs/decision
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from tests.sim.play import Play, asked, played
 from tests.sim.world import Machine
 
@@ -12,7 +13,10 @@ from dynamo_core.objects import ABSENT, Sibling
 from dynamo_core.slots import Row
 from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Code, Op, Type
+from dynamo_node.admin import AdminDoor
+from dynamo_node.admin_token import AdminToken
 from dynamo_node.claims import Claims
+from dynamo_node.problems import ProblemError
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -82,6 +86,26 @@ def _given_to(numbers: list[int], row: Row) -> Row:
     return (*given, *row[len(given) :])
 
 
+def _accept_loss(play: Play, at: Machine) -> tuple[int, str]:
+    """What the admin door of `at` says when the loss of the key's partition is accepted there."""
+    assert at.node is not None
+    assert at.process is not None
+    door, loop = AdminDoor(at.node, AdminToken(at.config)), at.process.loop
+    answers: list[tuple[int, str]] = []
+
+    async def post() -> None:
+        match = {"partition": str(play.place.partition)}
+        try:
+            answer = await door._accept_loss(make_mocked_request("POST", "/", match_info=match))
+            answers.append((answer.status, ""))
+        except ProblemError as error:
+            answers.append((error.status, error.detail))
+
+    loop.call_soon(lambda: loop.create_task(post()))
+    play.world.run_until(lambda: bool(answers), 5.0)
+    return answers[0]
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_what_is_handed_to_who_has_left_and_was_drained_is_claimed(seed: int) -> None:
     """Seed 130002357: a disk from before a ring met a volume that had left by it, and handed
@@ -113,6 +137,45 @@ def test_slots_of_two_such_nodes_are_claimed_once_all_have_told() -> None:
         found = told.node.topology.row(partition)
         assert found[:2] == tuple(given[i].claimed(row[i].holder) for i in range(2))
         assert asked(play, told, Op.GET).siblings
+
+
+def test_who_waits_to_claim_such_a_slot_says_for_what_and_a_person_may_accept() -> None:
+    with played(0, 5, r=2, w=2) as play:
+        play.put()
+        numbers = _dropped(play, play.owners[0])
+        partition = play.place.partition
+        table = play.others[0].node.custodies.table  # type: ignore[union-attr]
+        row = table.row(partition)
+        machines = _machines(play)
+        told, down, near = (machines[token.holder] for token in row)
+        other = next(m for m in machines.values() if m not in (told, down, near))
+        node: Any = told.node
+        play.kill(down)
+        _learned(play, told, _given_to(numbers, row))
+        play.world.run_for(20.0)
+        waits_for = (
+            "1 other owners that say who holds its slots, or all of 1 nodes that haven't yet"
+        )
+        assert node.recovery.facts()["waits_for"] == [waits_for]
+        [said] = [t for t in node.transfers.facts() if t["partition"] == partition]
+        assert (said["state"], said["stalled"]) == ("claiming", waits_for)
+        # What was said under another ring may be about another holder.
+        play.cut_off([told])
+        ring = play.ring_of([m for m in play.world.machines if m is not play.owners[0]], **{
+            other.name.replace("-", "_"): "0.99"})  # fmt: skip
+        assert play.post(ring, told) == [None]
+        play.world.run_for(5.0)
+        assert node.recovery.waits_for(partition).startswith("2 other owners")
+        status, why = _accept_loss(play, other)
+        assert status == 400
+        assert why.endswith(f"ask one of {told.name}, {down.name}, {near.name}")
+        assert _accept_loss(play, told) == (200, "")
+        assert node.custodies.counts(partition)
+        assert _accept_loss(play, told)[0] == 409
+        play.join_again([told])
+        play.start(down)
+        play.world.run_until(lambda: not play.unsettled(), 60.0, play.unsettled)
+        assert asked(play, near, Op.GET).siblings
 
 
 @pytest.mark.parametrize("n", [1, 3])
