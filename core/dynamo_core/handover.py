@@ -459,11 +459,14 @@ class Custody:
         if len([n for n in holders(self.row) if n in heard and n != self.me]) < needed:
             return Effect.NONE
         effect = Effect.NONE
-        for slot in self.unclaimed():
+        unclaimed = self.unclaimed()
+        if self.pulling and self.pulling.slot in unclaimed:
+            effect = self._abandon()  # its holder can't complete it any more
+        for slot in unclaimed:
             mine = self.row[slot].claimed(self.me)
             self._raise(slot, mine)
             self.held[slot] = Held(mine, Stage.CLAIMED)
-            effect = Effect.CLAIM
+            effect |= Effect.CLAIM
         if effect:
             self._known_by.clear()
             self._put()

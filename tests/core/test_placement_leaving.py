@@ -13,6 +13,7 @@ from dynamo_core.placement import Candidate, first_ring, next_ring
 from dynamo_core.ring import Ring
 from dynamo_core.slot_table import SlotTable, drained, given_up
 from dynamo_core.slots import Token
+from dynamo_core.tenures import Seal
 
 FIVE = first(nodes(5))
 
@@ -139,6 +140,31 @@ def test_slots_of_who_was_drained_are_for_their_targets_to_claim() -> None:
     assert custody.claim(others, needed=2)
     assert table.row(partition)[slot] == Token(1, 2, target)
     assert custody.unclaimed() == table.orphans(partition, target) == []
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_was_pulled_from_who_was_drained_is_let_go_before_the_claim(sealed: bool) -> None:
+    leaving = next_ring(FIVE, nodes(4), AT)
+    after = next_ring(leaving, nodes(4), AT, drained=[5])
+    partition = next(p for p, row in enumerate(FIVE.slots) if 5 in row)
+    slot, source = FIVE.slots[partition].index(5), Token(1, 0, 5)
+    (target,) = set(after.slots[partition]).difference(FIVE.slots[partition])
+    table = SlotTable(256)
+    table.adopt(FIVE)
+    table.adopt(leaving)
+    custody = Custody(table, partition, target)
+    if sealed:  # what it had before, and handed over: that isn't emptied
+        custody.seals[slot] = Seal(Token(0, 7, target), 5)
+    assert custody.begin(slot, source, 0)
+    table.adopt(after)
+    assert custody.adopted(given_up(after), after.slots[partition]) == Effect.NONE
+    assert custody.pulling, "a claim comes in its place, and not before enough are heard"
+    others = [n for n in FIVE.slots[partition] if n != 5]
+    assert custody.claim(others[:1], needed=2) == Effect.NONE
+    assert custody.pulling
+    empty = Effect.NONE if sealed else Effect.EMPTY
+    assert custody.claim(others, needed=2) == empty | Effect.CLAIM
+    assert custody.pulling is None
 
 
 def test_who_is_asked_to_accept_a_loss_instead_of_who_was_drained() -> None:
