@@ -184,12 +184,13 @@ class Rings:
             link, ring = self._topology.links.get(number), self._topology.ring
             if link is None or ring is None:
                 return
+            # Rows first: a ring that was passed over may have given somebody up. Where they can't
+            # be had now, whoever notices next that the rings differ tries again.
+            if not await self._node.rows.sync(number):
+                return
             if teach:
-                await self._node.rows.sync(number)
                 await link.ask(Type.RING, ring.to_bytes(), RING_TIMEOUT_S)
                 return
-            # Its rows first: a ring that was passed over here may have given somebody up.
-            await self._node.rows.sync(number)
             kind, payload = await link.ask(Type.RING, b"", RING_TIMEOUT_S)
             if kind == Type.RING_REPLY and payload:
                 try:

@@ -14,6 +14,7 @@ from dynamo_core.slots import Token
 from dynamo_core.tenures import Asked, Stage
 from dynamo_core.wire import Op, Type
 from dynamo_node.rings import RingConflictError
+from dynamo_node.rows import Rows
 
 SEEDS = range(3)
 
@@ -164,6 +165,27 @@ def _publisher(play: Play, seed: int) -> Publisher:
 def _finished(play: Play, one: Publisher) -> None:
     play.world.run_until(lambda: not one.unfinished(), 60.0, one.unfinished)
     play.until_settled()
+
+
+def test_a_ring_comes_after_the_rows_of_whoever_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who held what before would be taken for who is to be followed by that ring."""
+    with played(0, 4) as play:
+        behind, *others = play.world.machines
+        assert behind.node is not None
+        number, sync, answered = behind.node.topology.number, Rows.sync, [False]
+
+        async def synced(self: Rows, other: int) -> bool:
+            """As long as nothing comes back of what `behind` asks, or is asked, about rows."""
+            if number in (self._node.topology.number, other) and not answered[0]:
+                return False
+            return await sync(self, other)
+
+        monkeypatch.setattr(Rows, "sync", synced)
+        assert play.post(_without(play, behind), *others) == [None] * 3
+        play.world.run_for(20.0)
+        assert behind.node.topology.name.epoch == 1
+        answered[0] = True
+        play.until_settled()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
