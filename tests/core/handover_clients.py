@@ -57,14 +57,14 @@ class Clients(Watch):
 
     def write(self, m: Node, key: int, context: int, tomb: bool = False) -> None:
         """A put (or delete) that `m` coordinates, be it a holder or not."""
-        if m.number not in dict(m.ring.given_up):
+        if m.number not in m.ring.gone:
             self.run_put(m, key, context, tomb)
 
     def run_put(
         self, m: Node, key: int, context: int, tomb: bool, runs: int = 0, before: int = 0
     ) -> None:
         """One run; `before` is the write as the run before this one minted it."""
-        row, void = m.row, dict(m.ring.given_up)
+        row, void = m.row, m.ring.gone
         if self.writes >= WRITES_MAX or not row:
             return
         owners = holders(row)

@@ -64,10 +64,10 @@ class Hints(Clients):
         hint = m.mem.get(("hint", target, key))
         if hint is None or hint.obj != obj or hint.stamp >= committed:
             return
-        asked = m.ring >= ring and m.number not in dict(m.ring.given_up)
+        asked = m.ring >= ring and m.number not in m.ring.gone
         if hint.inc == m.inc and (asked or "given up, not asked" in self.faults):
             m.keep(("hint", target, key), hint._replace(stamp=committed))
-        elif asked or m.number in dict(m.ring.given_up):
+        elif asked or m.number in m.ring.gone:
             m.forget_hint(target, key)
             if m.number in self.void:
                 self.gone(obj[0])

@@ -14,6 +14,7 @@ nodes hold the partition, equal, and nobody else has a copy or a hint.
 """
 
 from itertools import combinations
+from random import Random
 
 from tests.core.handover_network import Violation
 from tests.core.handover_rounds import Rounds
@@ -51,6 +52,8 @@ class World(Rounds):
         self.names, self.weights = list(weights), list(weights.values())
         self.order = r.choice((0.0, 0.3, 1.0))
         self.giving_up = r.choice((0.0, 0.0, 0.2, 0.5))
+        self.dropping = Random(f"{self.seed}/dropping")
+        self.dropped = self.dropping.choice((0.3, 0.8))
         self.losing = r.choice((0.0, 0.2, 0.5))
         self.holding = r.choice((0.0, 0.03, 0.1))
         self.telling = r.choice((0.3, 0.7, 1.0))
@@ -212,8 +215,8 @@ class World(Rounds):
     def do_publish(self, m: Node) -> None:
         """From the ring that some node holds: it may be an old one, or another's was decided."""
         base = m.ring
-        void = {n for n, _ in base.given_up}
-        give_up = 0
+        void = {*base.gone}
+        give_up = drained = 0
         self.repaired()
         if self.random.random() < self.giving_up and len(void) < 2:
             candidates = [n for n in NODES if n not in void and self.may_fail(n)]
@@ -221,6 +224,8 @@ class World(Rounds):
                 give_up = self.random.choice(candidates)
                 self.bad.add(give_up)
                 void.add(give_up)
+                if self.dropping.random() < self.dropped:  # by who takes it for drained
+                    give_up, drained = 0, give_up
         able = [n for n in NODES if n not in void]
         earlier = [ring.wanted for ring in self.rings[-4:] if not void & {*ring.wanted}]
         if earlier and self.random.random() < self.turning_back:
@@ -232,7 +237,7 @@ class World(Rounds):
             wanted = tuple(self.random.sample(wanted, N))
         else:
             wanted = tuple(self.random.sample(able, N))
-        ring = self.publish(base, wanted, give_up)
+        ring = self.publish(base, wanted, give_up, drained)
         m.adopt(ring, m.row)
 
     def flow(self, share: float = 0.9) -> None:

@@ -33,12 +33,12 @@ class Network:
             m.keeps = "resumed" in faults
         self.rings = [FIRST]
         self.void: set[int] = set()
-        """Nodes that some ring has given up, whoever has heard of it."""
+        """Nodes that some ring has given up or dropped, whoever has heard of it."""
         self.chains: dict[tuple[int, Token], Token] = {}
         self.bad: set[int] = set()
         self.next_op = 0
         self.handovers = self.claims = self.reads = self.deletions = self.commits = self.acks = 0
-        self.again = self.uncounted = self.delivered = 0
+        self.again = self.uncounted = self.delivered = self.followed = 0
         self.order = self.losing = self.holding = 0.0
         self.held_back: list[tuple[Any, ...]] = []
 
@@ -81,15 +81,18 @@ class Network:
 
     # Rings and rows
 
-    def publish(self, base: Wish, wanted: tuple[int, ...], give_up: int = 0) -> Wish:
+    def publish(
+        self, base: Wish, wanted: tuple[int, ...], give_up: int = 0, drained: int = 0
+    ) -> Wish:
         given_up = base.given_up + (((give_up, base.epoch + 1),) if give_up else ())
-        ring = Wish(base.epoch + 1, self.random.getrandbits(16), wanted, given_up)
+        dropped = base.drained + ((drained,) if drained else ())
+        ring = Wish(base.epoch + 1, self.random.getrandbits(16), wanted, given_up, dropped)
         self.published(ring)
         return ring
 
     def published(self, ring: Wish) -> None:
         self.rings.append(ring)
-        self.void.update(dict(ring.given_up))
+        self.void.update(ring.gone)
         self.note("ring", ring)
 
     def tell(self, a: Node, b: int) -> None:

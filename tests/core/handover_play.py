@@ -43,10 +43,12 @@ class Play(World):
         self.drain()
 
     def ring(self, wanted: tuple[int, ...], *, base: Wish | None = None, name: int = 0,
-             give_up: int = 0, to: tuple[int, ...] = (1, 2, 3, 4, 5, 6)) -> Wish:  # fmt: skip
+             give_up: int = 0, drained: int = 0,
+             to: tuple[int, ...] = (1, 2, 3, 4, 5, 6)) -> Wish:  # fmt: skip
         base = base or max(m.ring for m in self.nodes.values())
         given_up = base.given_up + (((give_up, base.epoch + 1),) if give_up else ())
-        ring = Wish(base.epoch + 1, name, wanted, given_up)
+        dropped = base.drained + ((drained,) if drained else ())
+        ring = Wish(base.epoch + 1, name, wanted, given_up, dropped)
         self.published(ring)
         self.take_ring(ring, to)
         return ring

@@ -4,7 +4,7 @@ Whose copy stands in the way says no; the list goes to whoever holds a slot when
 """
 
 from tests.core.handover_sides import Sides
-from tests.core.handover_world import ABSENT, KEYS, NODES, Node, Obj, P, Wish
+from tests.core.handover_world import ABSENT, KEYS, Node, Obj, P, Wish
 
 from dynamo_core.rounds import Kept, next_round
 from dynamo_core.slots import Row, holders
@@ -33,9 +33,8 @@ class Rounds(Sides):
         self.on_prepare(m, m, key, obj, number, m.ring, m.row, m.committed)
 
     def members(self, m: Node) -> list[int]:
-        """Everybody who has not left: who was given up isn't asked any more."""
-        void = dict(m.ring.given_up)
-        return [n for n in NODES if n not in void]
+        """Everybody who has not left: who was given up or drained isn't asked any more."""
+        return [member.number for member in m.ring.everybody]
 
     def on_prepare(self, m: Node, a: Node, key: int, obj: Obj, number: int, ring: Wish, row: Row,
                    base: int) -> None:  # fmt: skip

@@ -30,19 +30,25 @@ class Sides(Hints):
             names = seal.successor == to and m.row[slot] == seal.token
             self.say("offer", m, to, slot, seal.token, names, m.state(), m.row)
         if m.custody.unclaimed():
-            for n in holders(m.row):
-                if n != m.number:
-                    self.say("rows", m, n, m.row)
-            needed = 0 if "one row" in self.faults else needed_to_claim(m.row, self.r, self.w)
-            m.apply(m.custody.claim(m.heard, needed))
+            needed = needed_to_claim(m.row, self.r, self.w)
+            asked, orphans = {*holders(m.row)}, m.table.orphans(P, m.number)
+            if orphans:
+                asked = {member.number for member in m.ring.everybody}
+                needed = 0 if asked <= m.heard | {m.number} else max(1, needed)
+            for n in sorted(asked):
+                self.say("rows", m, n, m.row)
+            needed = 0 if "one row" in self.faults else needed
+            effect = m.custody.claim(m.heard, needed)
+            self.followed += bool(effect and orphans)
+            m.apply(effect)
         for n in m.custody.untold():
             self.say("rows", m, n, m.row)
         for slot, held in sorted(m.custody.held.items()):
             if held.stage is Stage.CLAIMED:
                 self.claim(m, slot, held.token)
         step = m.custody.next_step(m.wanted, self.unable(m))
-        if step is None:
-            return
+        if step is None or step.source.holder in m.ring.drained:
+            return  # nobody has that one's address any more
         do, slot, source = step
         p = m.custody.pulling
         if do is Do.BEGIN:

@@ -9,14 +9,15 @@ come to when every write has a dot of its own.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from dynamo_core.frames import RingName
 from dynamo_core.handover import Custody, Effect
+from dynamo_core.ring import Ring
 from dynamo_core.rounds import PREFIX, Rounds, State
 from dynamo_core.slot_table import PREFIX as ROWS
 from dynamo_core.slot_table import SlotTable
-from dynamo_core.slots import Row, Token, override
+from dynamo_core.slots import Row, Token
 from dynamo_core.tenures import Custodies, record_from_bytes, record_to_bytes
 
 P = 0
@@ -32,6 +33,17 @@ def merge(a: Obj, b: Obj) -> Obj:
     return a[0] | b[0], (a[1] & b[1]) | (a[1] & ~b[0]) | (b[1] & ~a[0])
 
 
+class Member(NamedTuple):
+    number: int
+
+
+class Act(NamedTuple):
+    epoch: int
+    event: str
+    number: int
+    name: str
+
+
 @dataclass(frozen=True, order=True)
 class Wish:
     """A ring, as far as it is about the one partition."""
@@ -40,6 +52,27 @@ class Wish:
     id: int
     wanted: tuple[int, ...] = field(compare=False)
     given_up: tuple[tuple[int, int], ...] = field(compare=False, default=())
+    drained: tuple[int, ...] = field(compare=False, default=())
+
+    @property
+    def gone(self) -> frozenset[int]:
+        """Nodes that are in this ring no more."""
+        return frozenset({*dict(self.given_up), *self.drained})
+
+    # What `SlotTable.adopt` asks a ring for
+
+    @property
+    def slots(self) -> tuple[tuple[int, ...], ...]:
+        return (self.wanted,)
+
+    @property
+    def everybody(self) -> tuple[Member, ...]:
+        return tuple(Member(n) for n in NODES if n not in self.gone)
+
+    @property
+    def history(self) -> tuple[Act, ...]:
+        placed = (Act(1, "created", n, f"n{n}") for n in NODES)
+        return (*placed, *(Act(epoch, "given-up", n, f"n{n}") for n, epoch in self.given_up))
 
     @property
     def name(self) -> RingName:
@@ -89,6 +122,8 @@ class Node:
         self.table = SlotTable(1)
         self.table.load((k, v) for k, v in stored if k.startswith(ROWS))
         self.table.persist = self.keep
+        if self.row:
+            self._table_adopts(self.ring)
         self.custody = Custody(self.table, P, self.number)
         self.custody.persist = self._record
         record = self.mem.get("custody")
@@ -232,9 +267,12 @@ class Node:
         if not self.ring < ring:
             return
         self.keep("ring", ring)
-        given_up = dict(ring.given_up)
-        self.table.learn(P, override(self.row, given_up, ring.wanted))
-        self.apply(self.custody.adopted(given_up, ring.wanted))
+        self.heard.clear()
+        self._table_adopts(ring)
+        self.apply(self.custody.adopted(dict(ring.given_up), ring.wanted))
+
+    def _table_adopts(self, ring: Wish) -> None:
+        self.table.adopt(cast(Ring, ring))
 
     # Rounds
 

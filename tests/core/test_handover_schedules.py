@@ -61,6 +61,27 @@ def test_schedule_6_no_deletion_by_a_comparison_from_before_a_late_write() -> No
     w.end()
 
 
+def test_a_slot_of_who_is_in_no_ring_any_more_is_claimed_and_its_copy_covered() -> None:
+    """It takes itself for a holder until it is told; nobody has an address to ask it by."""
+    w = Play()
+    w.ring((4, 2, 3), name=1)
+    w.turn(1, 4, times=12)
+    assert w.nodes[4].counts
+    bit = w.put(4)
+    w.cut = {4}
+    w.ring((5, 2, 3), drained=4, to=(1, 2, 3, 5, 6))
+    w.cut = {2, 4}
+    w.turn(5, times=3)
+    assert w.nodes[5].custody.unclaimed() == [0], "of two other holders, and of all, one is silent"
+    w.cut = {4}
+    w.turn(2, 3, 5, times=6)
+    assert w.nodes[5].custody.held == {0: Held(Token(1, 3, 5), Stage.COUNTS)}
+    assert seen(w.nodes[5]) & bit
+    w.cut = set()
+    w.end()
+    assert not w.nodes[4].custody.has_copy
+
+
 def test_schedule_7_of_two_rings_the_higher_wins_and_what_was_pulled_goes() -> None:
     w = Play()
     w.put(1)
