@@ -20,10 +20,10 @@ UNCHECKED: Final = PycInvalidationMode.UNCHECKED_HASH
 def compiled(folder: str, package: str = "", module: str = "") -> bool:
     """Whether all of it could be compiled."""
     sys.dont_write_bytecode = True
+    most = re.compile(f"/site-packages/{re.escape(package)}/") if package else None
+    well = compileall.compile_dir(folder, quiet=1, force=True, rx=most, invalidation_mode=UNCHECKED)
     if not package:
-        return bool(compileall.compile_dir(folder, quiet=1, invalidation_mode=UNCHECKED))
-    most = re.compile(f"/site-packages/{re.escape(package)}/")
-    well = compileall.compile_dir(folder, quiet=1, rx=most, invalidation_mode=UNCHECKED)
+        return bool(well)
     importlib.import_module(module)
     used = [found for name, found in sorted(sys.modules.items()) if name.split(".")[0] == package]
     if not used:
@@ -31,7 +31,9 @@ def compiled(folder: str, package: str = "", module: str = "") -> bool:
         return False
     for one in used:
         if source := getattr(one, "__file__", None):
-            well &= compileall.compile_file(source, quiet=1, invalidation_mode=UNCHECKED)
+            well &= compileall.compile_file(
+                source, quiet=1, force=True, invalidation_mode=UNCHECKED
+            )
     return bool(well)
 
 

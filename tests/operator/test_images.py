@@ -1,6 +1,9 @@
 """The images: what goes into them, and that they fit the pods that are built here."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
 from importlib import metadata
@@ -128,3 +131,20 @@ def test_the_builds_context_has_what_is_copied(image: str) -> None:
             continue
         assert (ROOT / source).exists()
         assert any(fnmatch(source, rule) for rule in kept), source
+
+
+def test_bytecode_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:
+    """Also of what an interpreter had compiled by itself before, by the source's time."""
+    script = ROOT / "scripts/precompile.py"
+    made = []
+    for at in (1_000_000_000, 1_700_000_000):
+        source = tmp_path / "site-packages" / "store.py"
+        source.parent.mkdir(exist_ok=True)
+        source.write_text("HELD = 1\n")
+        os.utime(source, (at, at))
+        subprocess.run([sys.executable, "-c", "import store"], cwd=source.parent, check=True)
+        subprocess.run([sys.executable, script, source.parent], check=True)
+        (compiled,) = (source.parent / "__pycache__").iterdir()
+        made.append(compiled.read_bytes())
+    assert made[0] == made[1]
+    assert made[0][4:8] == b"\x01\0\0\0", "by the source's hash, which nobody checks again"
