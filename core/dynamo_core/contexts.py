@@ -1,7 +1,7 @@
 """Context tokens: what a client carries from an answer to its next write (P§4.1).
 
 Owns the token's form and its authentication. A context is a clock, the reap
-round it was read in and the node that answered fastest; it is bound to the key
+round it is of and the node that answered fastest; it is bound to the key
 and to the cluster by a keyed hash, so that a forged, damaged or foreign token
 is told apart before anything is written.
 
@@ -30,7 +30,10 @@ SECRET_BYTES: Final = 32
 
 
 class Context(NamedTuple):
-    """A verified context: `fastest` is a node number, 0 when none is known."""
+    """A verified context: `fastest` is a node number, 0 when none is known.
+
+    A round committed beyond `reap_round` says that owners have got all that `clock` claims.
+    """
 
     clock: Clock
     reap_round: int = 0

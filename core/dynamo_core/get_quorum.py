@@ -207,6 +207,35 @@ class GetQuorum:
         """Whether no reply can make this ready any more."""
         return not self.ready and not self._pending
 
+    def context_round(self, last_before: int) -> int:
+        """The round that a context for `answer` carries, when it is ready.
+
+        A round committed beyond it has to say that owners have got all that the context
+        claims, or nobody shows it any more. Of what several replies claim, the lowest of
+        their rounds says so; what one alone claims takes that one's. Stand-ins may not have
+        heard of rounds: what they keep is newer than all up to `last_before`, those of
+        earlier rings.
+        """
+        if self.answer is None:
+            return self.reap_round
+        stamps = {self._stamps[node] for node in self._heads}
+        if len(stamps) == 1 and self.primary == len(self._heads):
+            return stamps.pop()
+        clocks: dict[int, Clock] = {}
+        for node, head in self._heads.items():
+            if head is not None:
+                stamp = self._stamps[node]
+                if node not in self._owners and stamp < last_before:
+                    stamp = last_before
+                clock = objects.clock_of(head)
+                clocks[stamp] = clocks[stamp].join(clock) if stamp in clocks else clock
+        claimed, there = objects.clock_of(self.answer), EMPTY
+        for stamp in sorted(clocks):
+            there = there.join(clocks[stamp])
+            if there.descends(claimed):
+                return stamp
+        return max(clocks)
+
     def repairs(self) -> tuple[bytes, list[int]] | None:
         """After the answer: what all replies merge to, and the owners that lack it (P§5).
 

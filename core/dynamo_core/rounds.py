@@ -43,9 +43,22 @@ def next_round(stamp: int, ring: RingName) -> int:
     ring gives up may have promised a number that nobody else has heard of, and its yes must
     not pass for one to another round (docs/decisions/0006).
     """
-    first = ring.epoch << _EPOCH_AT | int.from_bytes(ring.id[:2], "big") >> 1 << _RING_AT
-    number = max(stamp + 1, first)
+    number = max(stamp + 1, _first(ring))
     return number if number >> _EPOCH_AT == ring.epoch else 0
+
+
+def last_before(ring: RingName) -> int:
+    """The highest number that a round of a ring before this one can have.
+
+    What a node has taken or minted under `ring` is newer than all of those, whether it has
+    heard of them or not: it had said yes before it took that ring up, or it is a member
+    since (docs/decisions/0009).
+    """
+    return max(_first(ring) - 1, 0)
+
+
+def _first(ring: RingName) -> int:
+    return ring.epoch << _EPOCH_AT | int.from_bytes(ring.id[:2], "big") >> 1 << _RING_AT
 
 
 class Listed(NamedTuple):

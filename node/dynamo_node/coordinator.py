@@ -333,7 +333,7 @@ class Coordinator:
         )
         w = operation.quorum or request.settings.w
         anew = partial(self._write_anew, operation, context, request, unable is None)
-        PutOperation(self, request, place, w, write, anew, unable).start()
+        PutOperation(self, request, place, w, write, anew, unable, context.reap_round).start()
 
     def _delete_what_is_read(self, operation: Operation, request: Request, place: Place) -> None:
         """A delete without a context covers what a read of now shows, and nothing else."""

@@ -15,6 +15,7 @@ from dynamo_core.errors import Corrupt, DynamoError
 from dynamo_core.get_quorum import Ask, GetQuorum
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.records import NOBODY
+from dynamo_core.rounds import last_before
 from dynamo_core.versions import EMPTY, Clock
 from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST
@@ -215,7 +216,7 @@ class GetOperation(InFlight):
             token = coordinator.keyring.seal(
                 self._request.key,
                 objects.clock_bytes_of(obj),
-                machine.reap_round,
+                machine.context_round(last_before(coordinator.topology.name)),
                 machine.fastest,
             )
         self._answer(

@@ -15,6 +15,7 @@ from dynamo_core.objects import Object
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.put_quorum import PutQuorum, Send
 from dynamo_core.records import NOBODY, Stamp
+from dynamo_core.rounds import last_before
 from dynamo_core.versions import EMPTY, Clock
 from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST
@@ -49,6 +50,7 @@ class PutOperation(InFlight):
     __slots__ = (
         "_bytes",
         "_context",
+        "_context_round",
         "_machine",
         "_minted_round",
         "_obj",
@@ -56,7 +58,6 @@ class PutOperation(InFlight):
         "_reap_round",
         "_rebuilds",
         "_sends",
-        "_token",
         "_unable",
         "_write",
     )
@@ -70,8 +71,12 @@ class PutOperation(InFlight):
         write: NewWrite,
         anew: Callable[[], None],
         unable: Callable[[Outcome], bool] | None = None,
+        context_round: int = 0,
     ) -> None:
-        """`unable` hands the write on where this node can't coordinate, if it can."""
+        """`unable` hands the write on where this node can't coordinate, if it can.
+
+        `context_round` is that of the context which the author sent.
+        """
         super().__init__(coordinator, request, place, anew)
         self._write = write
         self._unable = unable
@@ -83,7 +88,7 @@ class PutOperation(InFlight):
         self._payload = b""
         self._bytes = 0
         self._context = EMPTY
-        self._token = ""
+        self._context_round = context_round
         self._reap_round = self._minted_round = 0
         self._rebuilds = 0
         self._sends: list[Send] = []
@@ -124,9 +129,9 @@ class PutOperation(InFlight):
         coordinator.writing_bytes += self._bytes
         self._reap_round = self._minted_round = reap_round
         self._payload = self._place.row + wire.pack_write(key, obj, NOBODY, reap_round, False)
-        self._token = coordinator.keyring.seal(
-            key, context.to_bytes(), reap_round, coordinator.topology.number
-        )
+        # A hint's stamp may be of before; the dot is of now, and of this ring (decision 0009).
+        now = max(self._stamp(), last_before(coordinator.topology.name))
+        self._context_round = max(self._context_round, now)
         self._send_all(self._sends)
         self._send_ahead()
 
@@ -401,18 +406,24 @@ class PutOperation(InFlight):
         keep(kept, row=place.row)
 
     def _succeed(self) -> None:
-        machine = self._machine
+        machine, coordinator = self._machine, self._coordinator
+        token = coordinator.keyring.seal(
+            self._request.key,
+            self._context.to_bytes(),
+            max(self._context_round, self._reap_round),  # some refused it under an older one
+            coordinator.topology.number,
+        )
         self._answer(
             Outcome(
                 Kind.WRITTEN,
-                self._token,
+                token,
                 primary=machine.primary,
                 standin=machine.standin,
                 needed=machine.w,
                 got=machine.got,
             )
         )
-        if self._coordinator.writing_bytes > WRITING_BYTES_MAX and not machine.settled:
+        if coordinator.writing_bytes > WRITING_BYTES_MAX and not machine.settled:
             self._give_up_waiting()
 
     def _fail(self) -> None:

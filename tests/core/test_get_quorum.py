@@ -277,6 +277,36 @@ def test_the_answer_carries_the_lowest_round_of_those_it_is_built_from() -> None
     assert get.reap_round == 5
 
 
+@pytest.mark.parametrize(
+    ("replies", "context_round"),
+    [
+        ({1: (X, 7), 2: (X, 5)}, 5),  # all that is claimed was there under the lower one
+        ({1: (X, 5), 2: (Y, 7)}, 7),
+        ({1: (XY, 7), 2: (X, 5)}, 7),
+        ({1: (X, 7), 2: (XY, 5)}, 5),
+        ({1: (X, 5), 4: (Y, 0)}, 5),  # a stand-in: newer than all rounds up to 3
+        ({1: (X, 0), 4: (Y, 0)}, 3),
+        ({1: (X, 0), 2: (X, 0)}, 0),  # owners know their rounds
+        ({1: (X, 5), 2: (None, 7)}, 5),
+        ({1: (X, 5), 4: (None, 0)}, 5),
+    ],
+)
+def test_a_context_is_of_the_lowest_round_under_which_all_of_it_was_there(
+    replies: dict[int, tuple[Object | None, int]], context_round: int
+) -> None:
+    # Seed 140004376: a round committed beyond it says that owners have got all that it claims.
+    get = GetQuorum(OWNERS, OTHERS, 1, 2, lambda node: node in replies)
+    asks = get.start()
+    while asks:
+        node, _ = asks.pop(0)
+        obj, reap_round = replies[node]
+        whole = None if obj is None else objects.to_bytes(obj)
+        head = None if whole is None else objects.head_of(whole)
+        asks += get.replied(node, head, whole, reap_round)
+    assert get.ready
+    assert get.context_round(last_before=3) == context_round
+
+
 def test_a_reply_from_before_a_round_that_another_owner_has_carried_out_is_asked_for_again() -> (
     None
 ):

@@ -8,7 +8,7 @@ from dynamo_core import get_quorum, reaping
 from dynamo_core.errors import Corrupt
 from dynamo_core.frames import RingName
 from dynamo_core.reaping import Answer, Attempt, Circumstances, Prepare, refusal
-from dynamo_core.rounds import Kept, Listed, Rounds, State, next_round
+from dynamo_core.rounds import Kept, Listed, Rounds, State, last_before, next_round
 from dynamo_core.versions import Clock
 
 RING = RingName(3, b"r" * 16)
@@ -24,8 +24,8 @@ def test_rounds_of_a_later_ring_are_above_all_that_were_promised_before(
     ring, after = RingName(epoch, id_), RingName(epoch + 1, later.to_bytes(16, "big"))
     first = next_round(0, ring)
     assert first >> 32 == epoch
-    assert next_round(first, ring) == first + 1
-    assert next_round(first + 1, after) > first + 1
+    assert next_round(first, ring) == first + 1 == last_before(ring) + 2
+    assert next_round(first + 1, after) > last_before(after) > first + 1
     assert not next_round(next_round(first, after), ring), "that ring has to be learned first"
     assert next_round((epoch + 1 << 32) - 2, ring) == (epoch + 1 << 32) - 1
     assert not next_round((epoch + 1 << 32) - 1, ring)

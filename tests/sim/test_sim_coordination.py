@@ -53,6 +53,40 @@ def test_what_a_stand_in_with_a_new_disk_acknowledged_outlives_the_rounds_it_did
 
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("seed", range(3))
+def test_a_session_does_not_go_behind_what_it_wrote_at_a_stand_in_with_a_new_disk(
+    seed: int, alone: bool
+) -> None:
+    # It knows of no round; another stand-in names one, or the context that was sent does.
+    with played(seed, 5, timing=replace(Timing(), reap_delay_ms=200)) as play:
+        reaped(play)
+        world, owners, (new, other) = play.world, play.owners, play.stand_ins
+        sent = asked(play, owners[0], Op.PUT).context if alone else ""
+        world.run_for(2.0)
+        play.kill(*owners, new)
+        new.disk.wipe()
+        play.start(new)
+        world.run_until(lambda: new.node.topology.healthy(other.node.topology.number), 30.0)
+        if alone:
+            play.kill(other)
+        more = {"context": sent, "quorum": 1 if alone else 2, "write_id": bytes(15) + b"w"}
+        written = asked(play, new, Op.PUT, **more)
+        assert (written.kind, written.standin) == (Kind.WRITTEN, 1 if alone else 2), written
+        play.cut_off([new] if alone else [new, other])
+        play.start(*owners)
+        world.run_for(10.0)
+        behind = asked(play, owners[0], Op.GET, context=written.context)
+        assert behind.kind == Kind.NOT_YET, behind
+        play.join_again([new] if alone else [new, other])
+        if alone:
+            play.start(other)
+        world.run_until(world.all_linked, 30.0)
+        play.until_handed_off()
+        found = asked(play, owners[0], Op.GET, context=written.context)
+        assert found.kind == Kind.VALUES, found
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("seed", range(3))
 def test_what_an_owner_with_a_new_disk_acknowledged_outlives_its_next_start(
     seed: int, alone: bool
 ) -> None:

@@ -122,6 +122,53 @@ def test_a_round_waits_for_the_ring_of_a_newcomer_whose_write_was_deleted(seed: 
         assert not asked(play, owner, Op.GET).siblings, "a deleted value came back"
 
 
+@pytest.mark.parametrize("told", ["write", "delete", "read"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_session_does_not_go_behind_what_a_newcomer_told_it_before_it_knew_of_rounds(
+    seed: int, told: str
+) -> None:
+    # Seed 140004376: the newcomer's context was of no round, and one that the owner had long
+    # committed passed for one in which what the context claims was reaped.
+    with played(seed, 3, n=1, r=1, w=1, timing=FAST) as play:
+        world, (owner,) = play.world, play.owners
+        _delete(play)
+        _until(play, lambda: _committed(play, owner) > 0, "a round")
+        world.run_for(1.0)
+        before = asked(play, owner, Op.PUT).context
+        _until(play, lambda: not _keep(play), "the list to be carried out")
+        (joined,) = play.join()
+        ring = play.ring_of(world.machines)
+        assert ring.slots[play.place.partition] == (owner.node.topology.number,)
+        for source, target in ((joined, owner), (owner, joined)):
+            world.block(source.name, target.name, True)
+        assert play.post(ring, *world.machines) == [None] * 4
+        world.run_for(5.0)  # the newcomer has seen that it doesn't reach the owner
+        if told == "delete":
+            more = {"context": before, "write_id": bytes(15) + b"d", "value": b""}
+            token = asked(play, joined, Op.DELETE, **more).context
+        else:
+            token = asked(play, joined, Op.PUT, write_id=bytes(15) + b"p").context
+        if told == "read":
+            token = asked(play, joined, Op.GET).context
+        assert token
+        assert joined.node.replica.hints.in_partition(play.place.partition)
+        behind = asked(play, owner, Op.GET, context=token)
+        assert behind.kind == Kind.NOT_YET, behind
+        play.join_again([joined])
+        world.run_until(world.all_linked, PATIENCE_S)
+        play.until_handed_off()
+        found = asked(play, owner, Op.GET, context=token)
+        assert found.kind == (Kind.ABSENT if told == "delete" else Kind.VALUES)
+        # And once it is reaped its floor is met.
+        committed = _committed(play, owner)
+        play.ask(Op.GET)
+        if told != "delete":
+            play.ask(Op.DELETE, context=True)
+        _until(play, lambda: _committed(play, owner) > committed, "the next round")
+        _until(play, lambda: not _has_record(play, owner), "it to be reaped")
+        assert asked(play, owner, Op.GET, context=token).kind == Kind.ABSENT
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_list_goes_to_whoever_holds_a_slot_by_then(seed: int) -> None:
     """An owner dies between its yes and its COMMIT; who is nominated instead carries it out."""
