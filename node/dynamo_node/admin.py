@@ -17,6 +17,7 @@ from dynamo_core import objects
 from dynamo_core.errors import CallerError
 from dynamo_core.records import DIGEST_BYTES
 from dynamo_core.ring import Ring
+from dynamo_core.rounds import last_before
 from dynamo_core.versions import dot_text
 from dynamo_node import digests, problems
 from dynamo_node.admin_token import AdminToken
@@ -167,19 +168,22 @@ class AdminDoor:
         place = node.topology.place(key)
         found = await node.replica.read_async(key, place.digest, place.owners)
         held = objects.ABSENT if found is None else objects.from_bytes(found)
-        clock = held.clock
+        clock, owner = held.clock, node.topology.number in place.owners
+        reap_round = node.replica.rounds.stamp(place.partition)
+        if not owner:  # of hints, which may be newer than any round that this node has heard of
+            reap_round = max(reap_round, last_before(node.topology.name))
         return json_response(
             {
                 "key_base64": b64encode(key).decode(),
                 "partition": place.partition,
-                "owner": node.topology.number in place.owners,
+                "owner": owner,
                 "clock": {
                     "vector": {dot_text((a, 0))[:-2]: n for a, n in sorted(clock.vector.items())},
                     "dots": [dot_text(dot) for dot in sorted(clock.dots)],
                 },
                 "context": ""
                 if found is None
-                else node.config.keyring.seal(key, objects.clock_bytes_of(found)),
+                else node.config.keyring.seal(key, objects.clock_bytes_of(found), reap_round),
                 "siblings": [_sibling(s) for s in held.siblings],
             }
         )
