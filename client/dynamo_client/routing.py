@@ -17,8 +17,8 @@ from dynamo_client.errors import BadRequest
 
 PROBE_DELAY_SECONDS_MIN = 0.5
 PROBE_DELAY_SECONDS_MAX = 10.0
-_MEMBER_STATES_UNUSED = frozenset({"down", "left", "joining"})
-_LEAVING = "leaving"
+_MEMBER_STATES_UNUSED = frozenset({"left", "joining"})
+_LEAVING, _DOWN = "leaving", "down"
 
 
 class Nodes:
@@ -52,11 +52,15 @@ class Nodes:
         """Take over (url, state) of every node that `/cluster` names; the given ones stay.
 
         Who leaves still serves, but not for long: it is used only if there is nobody else.
+        Who is down is so by the word of the node that was asked. That one may be cut off from
+        all others, so they stay, and whether they answer here decides.
         """
         wanted = dict.fromkeys(self._given)
         used = [(url, state) for url, state in named if state not in _MEMBER_STATES_UNUSED]
-        staying = [url for url, state in used if state != _LEAVING]
-        for url in staying or [url for url, _ in used]:
+        there = [(url, state) for url, state in used if state != _DOWN]
+        staying = [url for url, state in there if state != _LEAVING]
+        down = [url for url, state in used if state == _DOWN]
+        for url in (staying or [url for url, _ in there]) + down:
             wanted[base_url(url)] = None
         for url in wanted:
             if url not in self._proven:

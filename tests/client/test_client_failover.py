@@ -248,9 +248,25 @@ def test_bad_urls(url: str) -> None:
         base_url(url)
 
 
+def test_who_is_down_by_one_nodes_word_is_judged_by_whether_it_answers_here() -> None:
+    """That node may itself be cut off from all others; it was the only one left to ask then."""
+    nodes = Nodes(["http://service:1"])
+    named = [("http://a:1", "up"), ("http://b:1", "up"), ("http://c:1", "down")]
+    nodes.learn(named, now=0.0)
+    assert nodes.due(0.0) == ["http://a:1", "http://b:1", "http://c:1"]
+    nodes.succeeded("http://a:1")
+    nodes.succeeded("http://b:1")
+    nodes.failed("http://c:1", 0.0)
+    # Now a says that it reaches nobody.
+    nodes.learn([("http://a:1", "up"), ("http://b:1", "down"), ("http://c:1", "down")], now=1.0)
+    assert nodes.proven == ("http://service:1", "http://a:1", "http://b:1")
+    nodes.failed("http://b:1", 2.0)
+    assert nodes.order()[-2:] == ["http://b:1", "http://c:1"]
+
+
 def test_nodes_come_back_by_probes_only() -> None:
     nodes = Nodes(["http://a:1"])
-    nodes.learn([("http://b:1", "up"), ("http://c:1", "down")], now=0.0)
+    nodes.learn([("http://b:1", "up"), ("http://c:1", "left")], now=0.0)
     assert nodes.proven == ("http://a:1",)
     assert nodes.due(0.0) == ["http://b:1"]
     nodes.failed("http://b:1", 0.0)
