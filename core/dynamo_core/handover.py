@@ -167,11 +167,15 @@ class Custody:
         """
         effect = Effect.NONE
         for slot, seal in sorted(self.seals.items()):
-            if seal.successor in given_up and self.row[slot] == seal.token:
-                # It can't complete any more: as if it had, and then been given up.
-                row = list(self.row)
-                row[slot] = seal.token.handed_to(seal.successor)
+            if self.row[slot] != seal.token:
+                continue
+            # It can't complete any more: as if it had, and then been given up or drained.
+            row = list(self.row)
+            row[slot] = seal.token.handed_to(seal.successor)
+            if seal.successor in given_up:
                 self._table.learn(self.partition, override(tuple(row), given_up, wanted))
+            elif seal.successor in self._table.drained:
+                self._table.learn(self.partition, tuple(row))
         effect |= self.conform()
         pulling = self.pulling
         if pulling and pulling.asked is Asked.NO and not self._goes_here(pulling, wanted):

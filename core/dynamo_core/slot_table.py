@@ -68,11 +68,12 @@ def drained(ring: Ring) -> frozenset[int]:
 class SlotTable:
     """One per node; Q is fixed for life."""
 
-    __slots__ = ("_blocks", "_digests", "_drained", "_rows", "_wanted", "persist")
+    __slots__ = ("_blocks", "_digests", "_rows", "_wanted", "drained", "persist")
 
     def __init__(self, partitions: int) -> None:
         self._rows: list[Row] = [()] * partitions
-        self._drained: frozenset[int] = frozenset()
+        self.drained: frozenset[int] = frozenset()
+        """Numbers that the ring in force names no more, `drained(ring)`."""
         self._wanted: tuple[tuple[int, ...], ...] = ()
         self._digests: list[bytes | None] = [None] * partitions
         self._blocks: list[bytes | None] = [None] * -(-partitions // BLOCK_PARTITIONS)
@@ -116,7 +117,7 @@ class SlotTable:
         heard of, a later one only nominates: lower than any token that really is.
         """
         void = given_up(ring)
-        self._drained, self._wanted = drained(ring), ring.slots
+        self.drained, self._wanted = drained(ring), ring.slots
         first = 1 if ring.epoch == 1 else 0
         changed = []
         for partition, wanted in enumerate(ring.slots):
@@ -145,10 +146,10 @@ class SlotTable:
 
     def _orphaned(self, partition: int) -> dict[int, int]:
         row = self._rows[partition]
-        if self._drained.isdisjoint(token.holder for token in row):
+        if self.drained.isdisjoint(token.holder for token in row):
             return {}
         going = moves(row, self._wanted[partition])
-        return {m.slot: m.target for m in going if m.source.holder in self._drained}
+        return {m.slot: m.target for m in going if m.source.holder in self.drained}
 
     # Gossip: the root first, then the blocks, then the rows of blocks that differ
 

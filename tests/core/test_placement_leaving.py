@@ -142,6 +142,25 @@ def test_slots_of_who_was_drained_are_for_their_targets_to_claim() -> None:
     assert custody.unclaimed() == table.orphans(partition, target) == []
 
 
+def test_a_seal_that_names_who_was_drained_leaves_the_slot_to_its_target() -> None:
+    """Only a disk that was rolled back has one: nobody is drained while somebody has sealed to
+    it. Its copy serves no more, and the successor never comes for it."""
+    leaving = next_ring(FIVE, nodes(4), AT)
+    after = next_ring(leaving, nodes(4), AT, drained=[5])
+    partition = next(p for p, row in enumerate(FIVE.slots) if 5 not in row)
+    holder = FIVE.slots[partition][0]
+    for ring, raised in ((leaving, False), (after, True)):
+        table = SlotTable(256)
+        table.adopt(FIVE)
+        custody = Custody(table, partition, holder)
+        custody.seals[0] = Seal(Token(1, 0, holder), 5)
+        table.adopt(ring)
+        custody.adopted(given_up(ring), ring.slots[partition])
+        mine = Token(1, 0, holder)
+        assert table.row(partition)[0] == (mine.handed_to(5) if raised else mine)
+        assert custody.unclaimed() == ([0] if raised else [])
+
+
 @pytest.mark.parametrize("sealed", [False, True])
 def test_what_was_pulled_from_who_was_drained_is_let_go_before_the_claim(sealed: bool) -> None:
     leaving = next_ring(FIVE, nodes(4), AT)
