@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from e2e.dynamo_cluster import NAME, Dynamo
+from e2e.evidence import folder
 from e2e.kube import IMAGES, until
 
 MAX_S = 1800
@@ -34,40 +35,45 @@ _AWAY = {
 }
 
 
+# The shell stays when the load has ended, so that what it kept can be fetched.
+_SCRIPT = """
+dynamo verify "$@" --history /tmp/history.jsonl > /tmp/said 2> /tmp/notes &
+echo $! > /tmp/pid; wait $!; echo $? > /tmp/code; exec sleep infinity
+"""
+
+
 class Load:
     """`dynamo verify` at work in a pod, until it is told to stop."""
 
     def __init__(self, dynamo: Dynamo, rate: int) -> None:
         self.kubectl = dynamo.kubectl
+        self._scenario = dynamo.scenario.name
         token = self.kubectl.secret(f"{NAME}-admin", "token")
         flags = ("--duration", str(MAX_S), "--rate", str(rate), "--settle", "120", "--json")
         self.kubectl.run(
             *("run", "load", f"--image={IMAGES['operator']}", "--restart=Never"),
             f"--overrides={json.dumps({'spec': _AWAY})}",
             *(f"--env=DYNAMO_URL=http://{NAME}:8080", f"--env=DYNAMO_ADMIN_TOKEN={token}"),
-            *("--command", "--", "dynamo", "verify", *flags),
+            *("--command", "--", "sh", "-c", _SCRIPT, "load", *flags),
         )
-        until(self.works, "the load works")
+        until(lambda: "operations" in self._file("notes"), "the load works")
 
-    def works(self) -> bool:
-        return "operations" in self.kubectl.run("logs", "load")
+    def _file(self, name: str) -> str:
+        return self.kubectl.run("exec", "load", "--", "cat", f"/tmp/{name}", check=False)
 
     def ended(self) -> dict[str, Any]:
         """Stops it, waits until all is read back and judged, and gives the report."""
-        pod = self.kubectl.json("get", "pod", "load")
-        assert pod["status"]["phase"] == "Running", self.kubectl.run("logs", "load")
-        self.kubectl.run("exec", "load", "--", "sh", "-c", "kill -TERM 1")
-
-        def over() -> bool:
-            pod = self.kubectl.json("get", "pod", "load")
-            return pod["status"]["phase"] in ("Succeeded", "Failed")
-
-        until(over, "the load is judged", 240.0)
-        said = self.kubectl.run("logs", "load")
-        self.kubectl.run("delete", "pod", "load", "--wait=true")
-        last = said.strip().splitlines()[-1]
-        assert last.startswith("{"), said
-        report: dict[str, Any] = json.loads(last)
+        assert not self._file("code"), f"the load ended by itself: {self._file('notes')}"
+        self.kubectl.run("exec", "load", "--", "sh", "-c", "kill -TERM $(cat /tmp/pid)")
+        until(lambda: self._file("code"), "the load is judged", 240.0)
+        said = self._file("said").strip()
+        assert said.startswith("{"), said + self._file("notes")
+        report: dict[str, Any] = json.loads(said)
+        if not report["ok"]:
+            into = folder() / self._scenario
+            into.mkdir(parents=True, exist_ok=True)
+            (into / "history.jsonl").write_text(self._file("history.jsonl"))
+        self.kubectl.run("delete", "pod", "load", "--grace-period=1", "--wait=true")
         return report
 
 

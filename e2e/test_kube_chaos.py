@@ -18,6 +18,8 @@ from e2e.load import figures, loaded
 from e2e.report import Run
 
 SECONDS = float(os.environ.get("E2E_CHAOS_S", "240"))
+READS_FAILED_MAX = 10.0
+"""A second, of some 90 reads."""
 pytestmark = pytest.mark.timeout(SECONDS + 900)
 
 
@@ -29,7 +31,8 @@ def test_random_faults(clusters: Clusters, tell: Tell, run: Run) -> None:
     chance = random.Random(seed)
     with clusters("chaos", replicas=5) as dynamo:
         faults = Faults(dynamo)
-        with loaded(dynamo) as report:
+        # With two of five away some reads have too few owners; no write is refused for that.
+        with loaded(dynamo, failed_max=int(SECONDS * READS_FAILED_MAX)) as report:
             end = time.monotonic() + SECONDS
             count = 0
             while time.monotonic() < end:

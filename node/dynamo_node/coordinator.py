@@ -155,11 +155,13 @@ class Coordinator:
         answer: Answer,
         trace: bytes = b"",
         forwarded: bool = False,
+        gone: Callable[[], bool] = lambda: False,
     ) -> None:
         """Carry out one operation; `answer(outcome)` is called exactly once.
 
         `forwarded`: another node sent it because it is no owner; it is not
-        forwarded a second time, whatever this node's ring says.
+        forwarded a second time, whatever this node's ring says. `gone`: whether
+        who asked has closed its connection.
         """
         size, settings = len(operation.value), self.settings()
         if self._in_flight >= REQUESTS_MAX or self._bytes_in_flight + size > REQUEST_BYTES_MAX:
@@ -200,7 +202,7 @@ class Coordinator:
                 r = operation.quorum or settings.r
                 self._read(request, r, context.clock, context.reap_round)
             elif operation.op == Op.DELETE and not operation.context:
-                self._delete_what_is_read(operation, request, place)
+                self._delete_what_is_read(operation, request, place, gone)
             else:
                 self._write(operation, context, request, place, forwarded)
         except DynamoError as error:  # the store is broken, or the record damaged
@@ -335,11 +337,21 @@ class Coordinator:
         anew = partial(self._write_anew, operation, context, request, unable is None)
         PutOperation(self, request, place, w, write, anew, unable, context.reap_round).start()
 
-    def _delete_what_is_read(self, operation: Operation, request: Request, place: Place) -> None:
-        """A delete without a context covers what a read of now shows, and nothing else."""
+    def _delete_what_is_read(
+        self, operation: Operation, request: Request, place: Place, gone: Callable[[], bool]
+    ) -> None:
+        """A delete without a context covers what a read of now shows, and nothing else.
+
+        A node that stood still finds requests whose callers have long given them up, and have
+        deleted by way of others; what has been written since isn't theirs to delete. That a
+        connection has ended is read at the earliest one turn of the loop after the request.
+        """
         answer = request.answer
 
         def was_read(outcome: Outcome) -> None:
+            self.loop.call_soon(decide, outcome)
+
+        def decide(outcome: Outcome) -> None:
             if outcome.kind != Kind.VALUES:
                 answer(outcome)
                 return
@@ -347,9 +359,14 @@ class Coordinator:
                 detail = "the read before the delete took all the time; nothing was deleted"
                 answer(Outcome(Kind.UNAVAILABLE, needed=outcome.needed, detail=detail))
                 return
+            if gone():
+                detail = "whoever asked has gone; nothing was deleted"
+                answer(Outcome(Kind.UNAVAILABLE, needed=outcome.needed, detail=detail))
+                return
             request.answer = answer
             context = self.keyring.open(operation.key, outcome.context)
-            self._write(operation._replace(context=outcome.context), context, request, place, False)
+            known = operation._replace(context=outcome.context)
+            self._guarded(request, partial(self._write, known, context, request, place, False))
 
         request.answer = was_read
         self._read(request, request.settings.r)

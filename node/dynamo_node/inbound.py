@@ -65,6 +65,11 @@ class Inbound(FramedProtocol):
     def is_client(self) -> bool:
         return self.hello is not None and self.hello.role == ROLE_CLIENT
 
+    @property
+    def gone(self) -> bool:
+        """Whether the connection has ended, as far as that has been read."""
+        return self.transport is None or self.transport.is_closing()
+
     def opened(self) -> None:
         assert self.transport is not None
         address = self.transport.get_extra_info("peername")

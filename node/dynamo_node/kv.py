@@ -95,6 +95,7 @@ class KeyValue:
             timeout_ms,
             lambda outcome: None if answered.done() else answered.set_result(outcome),
             _trace(trace) if trace else b"",
+            gone=lambda: request.transport is None or request.transport.is_closing(),
         )
         outcome = await answered
         if op == Op.GET:

@@ -257,6 +257,7 @@ class Service:
             ),
             frame.trace,
             forwarded=frame.type == Type.FORWARD,
+            gone=lambda: caller.gone,
         )
 
     # Membership
