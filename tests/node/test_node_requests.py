@@ -203,7 +203,27 @@ async def test_a_delete_whose_read_took_all_its_time_writes_nothing() -> None:
     time.sleep(0.06)  # noqa: ASYNC251 - the loop lags: both answers come after the deadline
     for link in links.values():
         link.waiting.popitem()[1](*found)
+    await asyncio.sleep(0)  # in which it would be read that the caller has gone
     assert [(a.kind, "nothing was deleted" in a.detail) for a in answers] == [
+        (Kind.UNAVAILABLE, True)
+    ]
+    assert not replica.loaded, "minted for nobody"
+
+
+async def test_nothing_is_deleted_for_a_caller_that_has_gone() -> None:
+    """Its connection may have ended while its request waited to be read."""
+    found = (int(Type.READ_REPLY), wire.pack_read_reply(wire.Found.WHOLE, 0, _SOLE))
+    links = {2: FakeLink(None), 3: FakeLink(None)}
+    replica = FakeReplica()
+    coordinator = coordinating(1, links, replica)
+    answers: list[Outcome] = []
+    gone = False
+    coordinator.operate(Operation(Op.DELETE, KEY), 2000, answers.append, gone=lambda: gone)
+    for link in links.values():
+        link.waiting.popitem()[1](*found)
+    gone = True  # in the turn in which the last answer came
+    await asyncio.sleep(0)
+    assert [(a.kind, "has gone; nothing was deleted" in a.detail) for a in answers] == [
         (Kind.UNAVAILABLE, True)
     ]
     assert not replica.loaded, "minted for nobody"
@@ -246,6 +266,7 @@ async def test_a_request_keeps_the_settings_that_it_began_with() -> None:
     coordinator.settings = lambda: Settings(2, 3, Limits(value_bytes_max=1))
     for link in links.values():
         link.waiting.popitem()[1](*found)
+    await asyncio.sleep(0)  # in which it would be read that the caller has gone
     assert [a.kind for a in answers] == [Kind.WRITTEN], "one replica was enough when it began"
     coordinator.operate(Operation(Op.PUT, KEY, value=b"long"), 2000, answers.append)
     assert answers[1].kind == Kind.TOO_LARGE

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.sim import publisher as publishing
-from tests.sim.planted import UNREAD, Plant, Scenario, accused, innocent
+from tests.sim.planted import Plant, Scenario, accused, innocent
 from tests.sim.play import PATIENCE_S, Play, scripted
 from tests.sim.publisher import Publisher, Wishes
 from tests.sim.world import Machine
@@ -320,7 +320,7 @@ PLANTED: dict[str, tuple[Plant, Scenario, set[str]]] = {
         any_row_will_do, given_up_node_asks_one_that_knows_better, {"h"},
     ),
     "a proof that was given under another ring": (
-        proof_of_another_ring, two_leave_that_had_nothing_when_they_came, {UNREAD},
+        proof_of_another_ring, two_leave_that_had_nothing_when_they_came, {"a"},
     ),
     "an old volume that is merged whatever its round": (
         every_round_will_do, old_volume_of_one_that_left, {"e"},
