@@ -60,18 +60,11 @@ class Faults:
             for name, pod in self._dynamo.pods().items()
         }
 
-    def paused_process(self, pod: str) -> AbstractContextManager[None]:
-        """SIGSTOP until the block ends: it is there, and says nothing."""
-        return self._signalled([pod], f"{pod} stands still")
-
-    def paused_processes(self, *pods: str) -> AbstractContextManager[None]:
-        """Several of them at the same time."""
-        return self._signalled(list(pods), f"{', '.join(pods)} stand still")
-
     @contextmanager
-    def _signalled(self, pods: list[str], what: str) -> Iterator[None]:
+    def paused_processes(self, *pods: str) -> Iterator[None]:
+        """SIGSTOP until the block ends, all at once: they are there, and say nothing."""
         found = [self._pod(name) for name in pods]
-        with self._scenario.fault(what):
+        with self._scenario.fault(f"{', '.join(pods)} stand still"):
             try:
                 for pod in found:
                     self.machines.signal(pod, "SIGSTOP")
@@ -125,27 +118,20 @@ class Faults:
             finally:
                 self._kubectl.run("uncordon", machine)
 
-    @contextmanager
-    def paused_machine(self, *machines: str) -> Iterator[None]:
+    def paused_machine(self, *machines: str) -> AbstractContextManager[None]:
         """Nothing in it runs: neither nodes nor the kubelet."""
-        with (
-            self._scenario.fault(f"{', '.join(machines)} stand{'s' * (len(machines) == 1)} still"),
-            ExitStack() as undo,
-        ):
-            for machine in machines:
-                undo.callback(self.machines.engine, "unpause", machine)
-                self.machines.engine("pause", machine)
-            yield
-        for machine in machines:
-            self.machines.until_ready(machine)
+        return self._stopped("pause", "unpause", f"nothing runs in {', '.join(machines)}", machines)
+
+    def killed_machine(self, *machines: str) -> AbstractContextManager[None]:
+        """As if the power went, and came back at the end of the block."""
+        return self._stopped("kill", "start", f"{', '.join(machines)} without power", machines)
 
     @contextmanager
-    def killed_machine(self, *machines: str) -> Iterator[None]:
-        """As if the power went, and came back at the end of the block."""
-        with self._scenario.fault(f"{', '.join(machines)} without power"), ExitStack() as undo:
+    def _stopped(self, act: str, back: str, what: str, machines: tuple[str, ...]) -> Iterator[None]:
+        with self._scenario.fault(what), ExitStack() as undo:
             for machine in machines:
-                undo.callback(self.machines.engine, "start", machine)
-                self.machines.engine("kill", machine)
+                undo.callback(self.machines.engine, back, machine)
+                self.machines.engine(act, machine)
             yield
         for machine in machines:
             self.machines.until_ready(machine)
