@@ -267,12 +267,18 @@ class Link:
     def start(self) -> None:
         self._dialler = self._loop.create_task(self._dial_forever())
 
-    async def stop(self) -> None:
+    def close(self) -> None:
+        """Dial no more, and end the connection once what is queued has left."""
         if self._dialler is not None:
             self._dialler.cancel()
-            await asyncio.gather(self._dialler, return_exceptions=True)
         if self._connection is not None:
             self._connection.close_soon()
+
+    async def stop(self) -> None:
+        """`close`; returns when nothing of it runs any more."""
+        self.close()
+        if self._dialler is not None:
+            await asyncio.gather(self._dialler, return_exceptions=True)
 
     def dial_now(self) -> None:
         """The peer has just called: it is worth a try before the backoff ends."""

@@ -124,7 +124,8 @@ class Rings:
         # What he says durably comes after the ring in the log, and a ring that a power cut takes
         # back is learnt again.
         node.custodies.adopt(ring, me.number, founder)
-        gone = self._topology.adopt(ring, me.number, lambda n: self._link(ring, n))
+        for link in self._topology.adopt(ring, me.number, lambda n: self._link(ring, n)):
+            link.close()  # in the same step: once there is a disk that fails, nobody knows of it
         if renumbered and former:
             node.births.renumbered()
         for link in self._topology.links.values():
@@ -132,7 +133,6 @@ class Rings:
                 link.start()
         if persist:
             await node.disk.keep_ring(ring)
-        await asyncio.gather(*(link.stop() for link in gone))
         log.info(
             "ring of epoch %d, id %s: %d members, this is number %d%s",
             ring.epoch,

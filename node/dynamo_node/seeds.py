@@ -70,6 +70,8 @@ class Seeds:
                     if link.up and node.topology.ring is None:
                         await self._ask(link)
         finally:
+            for link in links:
+                link.close()  # also when the node stops in this very moment
             await asyncio.gather(*(link.stop() for link in links))
 
     async def _ask(self, link: Link) -> None:

@@ -1,10 +1,14 @@
 """Disks that fail and come back under one process, on virtual time."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 from tests.sim.play import PATIENCE_S, Play, played
 from tests.sim.world import Machine
 
 from dynamo_core.history_report import Report
+from dynamo_core.handshake import Identity
 from dynamo_core.wire import Op
 from dynamo_node.config import BUFFERED
 from dynamo_node.node import Node
@@ -82,6 +86,36 @@ def test_a_process_that_does_not_let_go_of_its_store_ends_and_another_opens_it()
         _wait_ready(play, failed)
         assert failed.process is not process
         assert not play.judged().violations
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_disk_that_fails_under_a_new_ring_leaves_no_link_behind(seed: int) -> None:
+    # Seed 170000939: the links to members that the ring had otherwise were ended only after
+    # it was fsynced. Each went on dialling for a dead incarnation, beside the living one's. To a
+    # peer that was started since, either is the newer one: both were cut off, again and again.
+    with played(seed, 4) as play:
+        failing, other = play.owners[:2]
+        before = failing.node
+        assert before is not None
+        dialled: list[Identity] = []
+
+        def asked(identity: Callable[[], Identity]) -> Identity:
+            dialled.append(identity())
+            return dialled[-1]
+
+        for link in before.topology.links.values():
+            link.identity = partial(asked, link.identity)
+        failing.disk.temper.fails = True
+        ring = play.ring_of(play.world.machines, **{other.name.replace("-", "_"): "2"})
+        assert "I/O error" in str(play.post(ring, failing))
+        play.world.run_until(lambda: failing.node is not before, PATIENCE_S)
+        failing.disk.temper.fails = False
+        _wait_ready(play, failing)
+        dialled.clear()
+        play.post(ring, *play.world.machines)
+        play.until_settled()
+        play.world.run_for(20.0)
+        assert not dialled
 
 
 def _pages_lost_before_their_sync(seed: int) -> Report:
