@@ -7,8 +7,8 @@ import pytest
 from tests.sim.play import PATIENCE_S, Play, played
 from tests.sim.world import Machine
 
-from dynamo_core.history_report import Report
 from dynamo_core.handshake import Identity
+from dynamo_core.history_report import Report
 from dynamo_core.wire import Op
 from dynamo_node.config import BUFFERED
 from dynamo_node.node import Node
