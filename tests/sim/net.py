@@ -53,6 +53,7 @@ class Network:
         """Frames sent after the handshake, by type."""
         self.faults: Counter[str] = Counter()
         self.on_frame: Callable[[str, str, bytes], None] | None = None
+        self.on_doubled: Callable[[bytes], None] = lambda frame: None
         """Told of every frame that is sent, for traces: from, to, bytes."""
         self.lost: frozenset[int] = frozenset()
         """Types of frames that don't arrive, for scripted schedules."""
@@ -280,6 +281,7 @@ class Transport(asyncio.Transport):
             return
         if link.double and rng.random() < link.double:
             net.faults["frames doubled"] += 1
+            net.on_doubled(frame)
             self._deliver(net.scheduler.now + rng.random() * link.overtake_s + 0.01, frame)
         if link.overtake and rng.random() < link.overtake:
             net.faults["frames overtaken"] += 1

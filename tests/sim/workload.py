@@ -17,9 +17,10 @@ from tests.sim.world import Machine, Process, World
 
 from dynamo_core import history as told
 from dynamo_core.errors import CallerError
+from dynamo_core.frames import HEADER
 from dynamo_core.history import History, Mint, Shown
 from dynamo_core.outcomes import Kind, Outcome
-from dynamo_core.wire import Op, Operation
+from dynamo_core.wire import Op, Operation, Type, unpack_operation
 from dynamo_node.config import LAST_WRITE_WINS
 from dynamo_node.node import Node
 
@@ -46,6 +47,9 @@ class Clients:
         self.quorums: dict[int, int] = {}
         """Write id -> the W that it was sent with, where that isn't the cluster's."""
         world.losses.needed = lambda write_id: self.quorums.get(write_id, shape.w)
+        self.sent_twice: set[int] = set()
+        """Write ids of which a coordinator may have got two requests where one was sent."""
+        world.net.on_doubled = self._doubled
         self._count = 0
         self._contexts: dict[tuple[int, bytes], tuple[str, str]] = {}
         """What a client last got for a key: the operation's id and the token."""
@@ -92,6 +96,10 @@ class Clients:
     def got_context(self, client: int, key: bytes, id_: str, token: str) -> None:
         self._contexts[client, key] = id_, token
         self._all_contexts.setdefault(key, []).append((id_, token))
+
+    def _doubled(self, frame: bytes) -> None:
+        if frame[4] == Type.FORWARD:
+            self.sent_twice.add(int.from_bytes(unpack_operation(frame[HEADER.size :]).write_id))
 
     def record_mints(self) -> None:
         """The history's record of every dot; at the end of the run."""
@@ -245,6 +253,8 @@ class _Call:
         world = clients.world
         if operation.op == Op.GET and result != told.ACKNOWLEDGED:
             result = told.REFUSED
+        elif result == told.REFUSED and int.from_bytes(operation.write_id) in clients.sent_twice:
+            result = told.UNKNOWN  # one request was refused; the other one may be carried out
         clock = None
         shown: tuple[Shown, ...] = ()
         if outcome is not None and outcome.ok and result == told.ACKNOWLEDGED:
