@@ -192,7 +192,10 @@ class Changes:
         world = self.world
         if world.named(name) is None and name in world.shelf and not self._given_up(name):
             world.start(world.add(name, world.shelf.pop(name)))
-        return world.named(name) in world.machines and not self._given_up(name)
+        machine = world.named(name)
+        if machine in self._cut_off:  # also once no ring names it: it will be turned off
+            return False
+        return machine in world.machines and not self._given_up(name)
 
     def _given_up(self, name: str) -> bool:
         node = self.publisher.decided.node_named(name)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from tests.sim import publisher as publishing
+from tests.sim.changes import Changes
 from tests.sim.play import PATIENCE_S, Play, played
 from tests.sim.publisher import Publisher, Wishes
 from tests.sim.world import Machine
@@ -232,6 +233,29 @@ def test_schedule_25_a_publisher_dies_after_deciding_and_after_posting_to_some(s
         _finished(play, one)
         assert play.ring().epoch == 3, "the one that was decided, and one to drop who is drained"
         assert play.ring().parent == decided.id
+        _judged(play)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_person_wants_nobody_back_who_will_be_turned_off(seed: int) -> None:
+    # Seed 180001185: no ring named it any more, so it was wanted again while it still ran, and
+    # of what was wanted too few were left for a ring without the next one that was given up.
+    with played(seed, 5) as play:
+        world, gone = play.world, play.owners[seed % 3]
+        one = _publisher(play, seed)
+        changes = Changes(world, Random(f"{seed}/changes"), one)
+        wanted = dict(one.wishes.wanted)
+        number = gone.node.topology.number
+        changes._cut(gone)
+        left = {name: capacity for name, capacity in wanted.items() if name != gone.name}
+        changes._wish(left, number)
+        one.begin()
+        world.run_until(lambda: one.decided.node_named(gone.name) is None, PATIENCE_S)
+        assert changes._change_of_mind(), "the rest of what was wanted before is to be had"
+        assert gone in world.machines, "it runs on, for those that are cut off with it"
+        assert one.wishes.wanted == left
+        changes.heal()
+        _finished(play, one)
         _judged(play)
 
 
