@@ -25,6 +25,7 @@ from dynamo_core.wire import Op, Operation
 from dynamo_node import problems
 from dynamo_node.problems import ProblemError, bad_request, too_large
 from dynamo_node.rendered import Rendered
+from dynamo_telemetry.contexts import header_bytes
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -53,7 +54,6 @@ _TYPE: Final = istr("Content-Type")
 _EXPECT: Final = istr("Expect")
 
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 class KeyValue:
@@ -94,7 +94,7 @@ class KeyValue:
             operation,
             timeout_ms,
             lambda outcome: None if answered.done() else answered.set_result(outcome),
-            _trace(trace) if trace else b"",
+            header_bytes(trace) if trace else b"",
             gone=lambda: request.transport is None or request.transport.is_closing(),
         )
         outcome = await answered
@@ -220,12 +220,6 @@ def _number(name: str, text: str, high: int) -> int:
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= high:
         return int(text)
     raise bad_request(f"{name} is {text[:40]!r}; a whole number in 1..{high} is needed")
-
-
-def _trace(header: str) -> bytes:
-    """25 bytes for a valid traceparent; an invalid one is ignored, as W3C asks."""
-    found = _TRACEPARENT.fullmatch(header)
-    return b"\x00" + bytes.fromhex("".join(found.groups())) if found else b""
 
 
 def _is_put_json(content_type: str) -> bool:

@@ -253,3 +253,16 @@ def test_every_answer_of_a_node_that_drains_ends_its_connection(
         ):
             answer = client.ask(method, path, b"v" if method == "PUT" else None)
             assert (answer.status, answer.headers["Connection"]) == (status, "close"), path
+
+
+def test_a_trace_that_a_client_brings_harms_no_connection_between_nodes(
+    cluster: Cluster, key: bytes
+) -> None:
+    # Its context travels in each frame to the other replicas, whose header has room for 25 bytes.
+    node = cluster.nodes[0]
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    for _ in range(3):
+        assert node.http("PUT", path_of(key, w=3), b"v", traceparent=parent).status == 204
+        assert node.http("GET", path_of(key, r=3), traceparent=parent).status in (200, 300)
+    for other in cluster.nodes:
+        assert "a frame" not in other.log()
