@@ -46,6 +46,21 @@ def cluster_view(node: "Node") -> dict[str, Any]:
     }
 
 
+def ring_imbalance(ring: Ring) -> float:
+    """`imbalance`, reckoned once for each ring."""
+    found: float = _from_ring(ring)[0]["imbalance"]
+    return found
+
+
+def member_states(node: "Node") -> Counter[str]:
+    """How many members are in each state, as `cluster_view` shows them."""
+    ring = node.topology.ring
+    if ring is None:
+        return Counter()
+    nobody, moves = _unseen(node), _Moves(node, ring)
+    return Counter(_condition(node, m, nobody, moves)["state"] for m in ring.everybody)
+
+
 def _named(node: "Node") -> dict[str, Any]:
     return {"name": node.config.cluster_name, "reconciliation": node.config.reconciliation}
 

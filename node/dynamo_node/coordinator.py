@@ -23,6 +23,7 @@ from dynamo_core.versions import EMPTY, Clock
 from dynamo_core.wire import Code, Op, Operation
 from dynamo_node.alarms import Alarms
 from dynamo_node.config import LAST_WRITE_WINS, Config, Settings
+from dynamo_node.counters import Counters
 from dynamo_node.forwards import Forward
 from dynamo_node.outside import REAL
 from dynamo_node.reads import GetOperation
@@ -129,6 +130,8 @@ class Coordinator:
         self.alarms = Alarms(self.loop)
         self.admission = Admission(self.loop.time())
         """Told how long operations take."""
+        self.counters = Counters(self.loop.time, wall_ms)
+        """Told how clients' operations end."""
         self.shows: Callable[[int], bool] = lambda partition: True
         """Whether a read may take in what this node stores of a partition, or doesn't."""
         self.sure: Callable[[int], bool] = lambda partition: True
@@ -163,21 +166,28 @@ class Coordinator:
         forwarded a second time, whatever this node's ring says. `gone`: whether
         who asked has closed its connection.
         """
-        size, settings = len(operation.value), self.settings()
+        size, settings, counters = len(operation.value), self.settings(), self.counters
+
+        def refuse(kind: Kind, detail: str) -> None:
+            if not forwarded:
+                counters.refused(operation.op, kind)
+            answer(Outcome(kind, detail=detail))
+
         if self._in_flight >= REQUESTS_MAX or self._bytes_in_flight + size > REQUEST_BYTES_MAX:
-            answer(Outcome(Kind.OVERLOADED, detail="this node has too many requests in flight"))
+            refuse(Kind.OVERLOADED, "this node has too many requests in flight")
             return
         try:
             context = self._checked(operation, settings.limits.value_bytes_max)
         except CallerError as error:
-            answer(Outcome(Kind.BAD_REQUEST, detail=str(error)))
+            refuse(Kind.BAD_REQUEST, str(error))
             return
         except _TooLargeError as error:
-            answer(Outcome(Kind.TOO_LARGE, detail=str(error)))
+            refuse(Kind.TOO_LARGE, str(error))
             return
         if self.topology.ring is None:
-            answer(Outcome(Kind.OVERLOADED, detail="this node has no ring yet; try again"))
+            refuse(Kind.OVERLOADED, "this node has no ring yet; try again")
             return
+        came = counters.clock()
         self._in_flight += 1
         self._bytes_in_flight += size
 
@@ -192,6 +202,8 @@ class Coordinator:
             self._bytes_in_flight -= size
             now = self.loop.time()
             self.admission.ended(now, now - request.began)
+            if not forwarded:  # else it is counted where the client asked
+                counters.answered(operation.op, outcome, counters.clock() - came, trace)
             answer(outcome)
 
         request = Request(self.loop, operation.key, remaining_ms, trace, finished, settings)
@@ -212,6 +224,11 @@ class Coordinator:
     def in_flight(self) -> int:
         """Operations that have not been answered yet."""
         return self._in_flight
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Of the values that they bring."""
+        return self._bytes_in_flight
 
     @property
     def busy(self) -> bool:

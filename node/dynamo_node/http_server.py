@@ -20,6 +20,7 @@ from dynamo_core.errors import DynamoError
 from dynamo_node import problems
 from dynamo_node.cluster_view import cluster_view
 from dynamo_node.kv import PREFIX, KeyValue
+from dynamo_node.metrics import Connections, NodeMetrics
 from dynamo_node.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -118,10 +119,11 @@ def guarded(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Callable[.
 class ClientDoor:
     """Everything on port 8080."""
 
-    def __init__(self, node: "Node") -> None:
+    def __init__(self, node: "Node", connections: Callable[[], Connections]) -> None:
         self._node = node
         self._kv = KeyValue(node)
-        self._pages: dict[str, Callable[[], Awaitable[web.Response]]] = {
+        self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
+            "/metrics": NodeMetrics(node, connections).response,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/cluster": self._cluster,
@@ -150,12 +152,12 @@ class ClientDoor:
             )
         if request.method not in ("GET", "HEAD"):
             raise problems.method_not_allowed(request.method, "GET, HEAD")
-        return await page()
+        return await page(request)
 
-    async def _healthz(self) -> web.Response:
+    async def _healthz(self, request: web.BaseRequest) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def _readyz(self) -> web.Response:
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
         node = self._node
         if node.ready:
             return web.Response(text="ready\n")
@@ -167,15 +169,16 @@ class ClientDoor:
             why = "this node is still taking up its incarnation"
         raise problems.overloaded(why)
 
-    async def _cluster(self) -> web.Response:
+    async def _cluster(self, request: web.BaseRequest) -> web.Response:
         await self._node.transfers.refresh()
         return problems.json_response(cluster_view(self._node))
 
-    async def _index(self) -> web.Response:
+    async def _index(self, request: web.BaseRequest) -> web.Response:
         name = self._node.config.name
         return web.Response(
             text=f"{name}: an always-writable key-value store\n\n"
             "  GET|HEAD|PUT|DELETE /kv/{key}\n  GET /cluster\n  GET /readyz\n  GET /healthz\n"
+            "  GET /metrics\n"
         )
 
 

@@ -23,6 +23,7 @@ from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.versions import dot_text
 from dynamo_core.wire import Op, Operation
 from dynamo_node import problems
+from dynamo_node.counters import TOO_SLOW
 from dynamo_node.problems import ProblemError, bad_request, too_large
 from dynamo_node.rendered import Rendered
 from dynamo_telemetry.contexts import header_bytes
@@ -53,6 +54,8 @@ _ACCEPT: Final = istr("Accept")
 _TYPE: Final = istr("Content-Type")
 _EXPECT: Final = istr("Expect")
 
+_COUNTED_AS: Final = {400: Kind.BAD_REQUEST, 408: TOO_SLOW, 413: Kind.TOO_LARGE}
+
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -71,6 +74,30 @@ class KeyValue:
         op = METHODS.get(method)
         if op is None:
             raise problems.method_not_allowed(method, "GET, HEAD, PUT, DELETE")
+        try:
+            operation, timeout_ms = await self._operation(request, path, op)
+        except ProblemError as problem:
+            self._node.counters.refused(op, _COUNTED_AS[problem.status])
+            raise
+        headers = request.headers
+        answered: asyncio.Future[Outcome] = self._loop.create_future()
+        trace = headers.get(_TRACE)
+        self._node.coordinator.operate(
+            operation,
+            timeout_ms,
+            lambda outcome: None if answered.done() else answered.set_result(outcome),
+            header_bytes(trace) if trace else b"",
+            gone=lambda: request.transport is None or request.transport.is_closing(),
+        )
+        outcome = await answered
+        if op == Op.GET:
+            return self._read(outcome, headers.get(_ACCEPT, ""))
+        return _written(outcome)
+
+    async def _operation(
+        self, request: web.BaseRequest, path: str, op: Op
+    ) -> tuple[Operation, int]:
+        """What is asked for, and its `timeout_ms`; raises ProblemError."""
         text, _, query = path[len(PREFIX) :].partition("?")
         key = _key(text)
         quorum, timeout_ms = self._query(query, op) if query else (0, self._timeout_ms)
@@ -88,19 +115,7 @@ class KeyValue:
         operation = Operation(
             op, key, quorum, self._write_id(headers, op), context, content_type, value
         )
-        answered: asyncio.Future[Outcome] = self._loop.create_future()
-        trace = headers.get(_TRACE)
-        self._node.coordinator.operate(
-            operation,
-            timeout_ms,
-            lambda outcome: None if answered.done() else answered.set_result(outcome),
-            header_bytes(trace) if trace else b"",
-            gone=lambda: request.transport is None or request.transport.is_closing(),
-        )
-        outcome = await answered
-        if op == Op.GET:
-            return self._read(outcome, headers.get(_ACCEPT, ""))
-        return _written(outcome)
+        return operation, timeout_ms
 
     def _query(self, query: str, op: Op) -> tuple[int, int]:
         quorum, timeout_ms = 0, self._timeout_ms

@@ -29,6 +29,7 @@ from dynamo_node.config_files import load
 from dynamo_node.http_server import ClientDoor, Handler, make_server
 from dynamo_node.inbound import Inbound
 from dynamo_node.logs import set_up
+from dynamo_node.metrics import Connections
 from dynamo_node.node import Node
 from dynamo_node.opening import StorageError
 from dynamo_node.service import Service
@@ -116,7 +117,7 @@ class _Ports:
         self._admin = admin
         # Connections that were kept alive would go on hearing of the trouble.
         await self._waiting_admin.shutdown(SHUTDOWN_S)
-        self._client = ClientDoor(node).handle
+        self._client = ClientDoor(node, self._open_connections).handle
         self._service = Service(node)
         node.settings.on_change.append(self._settings_changed)
         await self._listen()
@@ -157,6 +158,11 @@ class _Ports:
 
     async def _nobody(self, request: web.BaseRequest) -> web.StreamResponse:
         raise ConnectionError  # no port is open before somebody answers there
+
+    def _open_connections(self) -> Connections:
+        clients = sum(connection.is_client for connection in self._connections)
+        http = len(self._client_server.connections)
+        return Connections(http, clients, len(self._connections) - clients)
 
     def _native(self) -> asyncio.Protocol:
         if self._service is None:

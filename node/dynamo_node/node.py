@@ -24,6 +24,7 @@ from dynamo_node.antientropy import AntiEntropy
 from dynamo_node.births import Births
 from dynamo_node.config import BUFFERED, Config
 from dynamo_node.coordinator import Coordinator
+from dynamo_node.counters import Counters
 from dynamo_node.covering import Covering
 from dynamo_node.custodies import Custodies
 from dynamo_node.disk import Clean, Disk, open_disk
@@ -66,6 +67,8 @@ class Node:
         self.outside = outside
         self.names = Names(outside.look_up)
         self.disk = disk
+        self.counters = Counters(outside.stopwatch, outside.wall_ms)
+        disk.store.on_commit = self.counters.commits.observe
         self.settings = LiveSettings(disk.store, config.settings)
         self.topology = Topology()
         self.handlers: dict[int, Callable[[Inbound, Frame], None]] = {}
@@ -74,6 +77,7 @@ class Node:
         self.incarnations = Known(disk.store)
         self.replica = Replica(disk, outside, config.hints_bytes_max)
         self.trees = Trees(disk.store)
+        self.replica.on_put = self.counters.written.observe
         self.replica.on_change.append(self.trees.changed)
         self.replica.on_emptied.append(self._emptied)
         self.custodies = Custodies(self)
@@ -87,6 +91,7 @@ class Node:
         self.rings = Rings(self)
         self.replica.ring_name = lambda: self.topology.name
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
+        self.coordinator.counters = self.counters
         self.coordinator.settings = lambda: self.settings.now
         self.coordinator.on_stale_ring = lambda number, code: self.rings.exchange(
             number, teach=code == Code.NOT_READY

@@ -1,9 +1,10 @@
 """Outside: what a node takes from the world beside its event loop.
 
-Owns randomness, the wall clock, the name of this boot, the resolver of hosts' names and
-the opening of the store, gathered in one value that is passed in: the simulator gives every node
-its own, so that a run follows from one seed. Time that orders or bounds
-anything is the loop's; the wall clock only dates values for people.
+Owns randomness, the wall clock, a stopwatch, the name of this boot, the resolver of hosts'
+names and the opening of the store, gathered in one value that is passed in: the simulator gives
+every node its own, so that a run follows from one seed. Time that orders or bounds
+anything is the loop's; the wall clock only dates values for people, and the stopwatch only
+measures what is shown to them: the loop counts whole milliseconds.
 """
 
 import asyncio
@@ -111,6 +112,7 @@ class Outside:
 
     random_bytes: Callable[[int], bytes] = os.urandom
     wall_ms: Callable[[], int] = wall_ms
+    stopwatch: Callable[[], float] = time.perf_counter
     boot_id: Callable[[], str] = boot_id
     open_store: Callable[[Config, bool], Store] = open_rocksdb
     free_bytes: Callable[[Config], int] = free_bytes

@@ -35,6 +35,7 @@ class Pings:
         while True:
             now = loop.time()
             late_s = max(0.0, now - expected)
+            self._node.counters.loop_lag.observe(late_s)
             for link in self._node.topology.links.values():
                 link.check(now, late_s)
             if now >= next_ping:

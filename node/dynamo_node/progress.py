@@ -31,6 +31,9 @@ class Progress:
     began: float
     state: str = WAITING
     stalled: str = ""
+    """Why it stands still, if it does."""
+    stalled_at: float = 0.0
+    """Since when."""
     bytes: int = 0
     """Of keys and objects that came."""
     from_share: float = 0.0
@@ -40,6 +43,12 @@ class Progress:
     """When the seal was asked for; 0 if it wasn't."""
     _mark: tuple[float, int] = (0.0, 0)
     _mark_before: tuple[float, int] = (0.0, 0)
+
+    def stands_still(self, now: float, why: str) -> None:
+        """It waits; `why` may be another reason than a moment ago."""
+        if not self.stalled:
+            self.stalled_at = now
+        self.stalled = why
 
     def came(self, now: float, size: int, share: float) -> None:
         """A page was merged, which ends at that part of the partition's places."""

@@ -154,7 +154,7 @@ class Puller:
                     return True  # an offer has come meanwhile
                 self._wait(custody.partition, str(error))
                 return False
-            progress.stalled = str(error)
+            progress.stands_still(self._loop.time(), str(error))
             # Another slot of the partition, whose holder is able, needn't wait for it.
             self._unable[custody.partition, step.source.holder] = self._loop.time() + RETRY_S
             if self._step(custody) == step:  # nobody is asked twice without a pause
@@ -180,7 +180,7 @@ class Puller:
         self._not_before[partition] = self._loop.time() + RETRY_S
         progress = self._node.transfers.running.get(partition)
         if progress is not None:
-            progress.stalled = why
+            progress.stands_still(self._loop.time(), why)
 
     async def _carry_out(self, custody: Custody, step: Step, progress: Progress) -> None:
         """One step; raises NotGiven or another DynamoError where it has to wait."""

@@ -277,6 +277,7 @@ class GetOperation(InFlight):
             key, obj, NOBODY, self._machine.reap_round, False
         )
         for node in stale:
+            coordinator.counters.read_repairs += 1
             if node == self._machine.local:
                 reap_round = self._machine.reap_round
                 coordinator.replica.merge(key, self._place.digest, obj, reap_round, _repaired)

@@ -56,6 +56,8 @@ class Recovery:
         """Partition -> owners that count, but with a possible loss."""
         self._keys = 0
         self._bytes = 0
+        self.since: float | None = None
+        """When, on the loop's time, this node began to lack what it lacks now."""
         node.custodies.on_row.append(lambda partition, row: self._slots_changed(partition))
         node.custodies.on_counts.append(self._slots_changed)
 
@@ -72,10 +74,18 @@ class Recovery:
         """Recover whatever doesn't count, for ever."""
         while True:
             self._wake.clear()
+            self._note_since()
             await self._pass()
+            self._note_since()
             with suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_S):
                     await self._wake.wait()
+
+    def _note_since(self) -> None:
+        if not self.lacking():
+            self.since = None
+        elif self.since is None:
+            self.since = asyncio.get_running_loop().time()
 
     async def _pass(self) -> None:
         try:

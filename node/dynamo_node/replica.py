@@ -95,6 +95,8 @@ class Replica:
         self.keys: int | None = None
         """Keys with a record here (tombstones too); None until they are counted."""
         self.keys_since_count = 0
+        self.on_put: Callable[[int], object] = lambda siblings: None
+        """Told how many siblings the record has after a put was minted here."""
 
     def ring_has(self, partitions: int) -> None:
         """The first ring came; Q is fixed for life."""
@@ -337,6 +339,8 @@ class Replica:
         )
         obj = objects.to_bytes(result)
         self._check_limits(result, obj, write)
+        if write.value is not None:
+            self.on_put(len(result.siblings))
         return obj, dot, context
 
     def _check_limits(self, result: Object, obj: bytes, write: NewWrite) -> None:

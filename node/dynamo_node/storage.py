@@ -76,6 +76,9 @@ class Store:
     `on_broken` is called once, on the loop, when a write, sync or read has failed.
     """
 
+    stalls = 0
+    """How often RocksDB didn't take a batch at once because it is behind with compactions."""
+
     def __init__(
         self, path: Path, *, sync: bool, memory_bytes: int, wal_bytes_max: int = 1 << 40
     ) -> None:
@@ -84,6 +87,8 @@ class Store:
         self._broken: StorageError | None = None
         self._closed = False
         self.on_broken: Callable[[StorageError], None] = lambda error: None
+        self.on_commit: Callable[[float], object] = lambda seconds: None
+        """Told how long the disk took for what each group of writes waits for."""
         self.before_write: list[Callable[[], None]] = []
         """Called when a tick that put anything ends; what they put joins its batch.
 
@@ -349,18 +354,22 @@ class Store:
                 self._scheduled = False
                 self._break(error)
                 return
+            began = 0.0 if self._sync else time.perf_counter()
             try:
                 self._db.write(self._batch, self._write_options)
             except Exception as error:
                 if "stall" in str(error).lower():
                     # RocksDB is behind with its compactions: keep the batch and
                     # let the clients wait, not the event loop.
+                    self.stalls += 1
                     self._batch = self._batch_again()
                     self._loop.call_later(STALL_RETRY_S, self._end_tick)
                     return
                 self._scheduled = False
                 self._break(error)
                 return
+            if not self._sync:
+                self.on_commit(time.perf_counter() - began)
             self._batch = WriteBatch(raw_mode=True)
             self._ranges.clear()
             self._dirty = False
@@ -417,6 +426,7 @@ class Store:
     def _flush_forever(self) -> None:
         while self._requests.get():
             error: BaseException | None = None
+            began = time.perf_counter()
             try:
                 sequence = self._db.latest_sequence_number()
                 self._db.flush_wal(True)
@@ -424,16 +434,19 @@ class Store:
             except Exception as caught:
                 error = caught
             try:
-                self._loop.call_soon_threadsafe(self._synced, error)
+                took_s = time.perf_counter() - began
+                self._loop.call_soon_threadsafe(self._synced, error, took_s)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
 
-    def _synced(self, error: BaseException | None) -> None:
+    def _synced(self, error: BaseException | None, took_s: float) -> None:
         waiters, self._syncing = self._syncing or [], None
         if error is not None:
             self._to_sync = waiters + self._to_sync
             self._break(error)
             return
+        if self._sync:
+            self.on_commit(took_s)
         self._durable = self._covered
         for done in waiters:
             done(None)

@@ -130,6 +130,11 @@ class Topology:
         partition = ring.partition_of(digest)
         return Place(digest, partition, *(self._lists.get(partition) or self._list(partition)))
 
+    def nodes_of(self, partition: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Owners and stand-ins of a partition's keys; the node must hold a ring."""
+        lists = self._lists.get(partition) or self._list(partition)
+        return lists.owners, lists.others
+
     def _list(self, partition: int) -> _Lists:
         ring, table = self.ring, self.table
         assert ring is not None

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RUNNING: Final = "running"
+STALLED: Final = "stalled"
 LISTED_MAX: Final = 500
 """Transfers that one node tells of; those that run come first."""
 FRESH_S: Final = 1.0
@@ -41,6 +43,7 @@ class Transfers:
         self.running: dict[int, Progress] = {}
         self.totals = Totals()
         self._ring: Ring | None = None
+        self._ring_since = 0.0
         self._moves: dict[int, tuple[Move, ...]] = {}
         self._stale: set[int] = set()
         self._told: dict[int, dict[str, Any]] = {}
@@ -62,7 +65,7 @@ class Transfers:
         if ring is None or table is None:
             return {}
         if ring is not self._ring:
-            self._ring = ring
+            self._ring, self._ring_since = ring, self._loop.time()
             self._moves.clear()
             self._stale.update(range(ring.partitions))
         if self._stale:
@@ -147,6 +150,27 @@ class Transfers:
         why = node.recovery.waits_for
         found += (self._still(p, "", CLAIMING, why(p), 0) for p in node.recovery.claims.open())
         return found[:LISTED_MAX]
+
+    def ages_s(self) -> dict[str, list[float]]:
+        """How long each transfer to this node runs, stands still, or waits for its turn.
+
+        One that hasn't begun waits since the ring that wants it came, and stands still while
+        its holder is down.
+        """
+        found: dict[str, list[float]] = {RUNNING: [], STALLED: [], WAITING: []}
+        if self._node.topology.ring is None or self._node.custodies.blank:
+            return found
+        now, links = self._loop.time(), self._node.topology.links
+        for progress in self.running.values():
+            if progress.stalled:
+                found[STALLED].append(now - progress.stalled_at)
+            else:
+                found[RUNNING].append(now - progress.began)
+        for _, move in self._still_to_come():
+            link = links.get(move.source.holder)
+            state = STALLED if link is None or not link.up else WAITING
+            found[state].append(now - self._ring_since)
+        return found
 
     def _typical(self) -> int:
         """Bytes that a partition may have of which nothing has come yet; 0 if none came at all."""

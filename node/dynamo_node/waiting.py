@@ -1,14 +1,14 @@
 """Waiting: what a process says whose disk has failed, while it tries it again.
 
 Owns the answers of all three ports in that time: the process works (`/healthz`),
-may not serve (`/readyz`), and whoever asks for something gets a 503 with the reason;
+may not serve (`/readyz`, `/metrics`), and whoever asks for something gets a 503 with the reason;
 `/admin/status` keeps its form, with what the last incarnation knew of ring and disk.
 Other nodes find no connection, so that they see this one as down and stand in for it.
 """
 
 import asyncio
 import os
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -20,9 +20,8 @@ from dynamo_node.config import Config
 from dynamo_node.disk_health import FAILED
 from dynamo_node.http_server import guarded
 from dynamo_node.kv import PREFIX
+from dynamo_node.metrics import NO_STORE, NoStore, Page
 from dynamo_node.supervisor import Trouble
-
-STATE: Final = "failed"
 
 
 class Waiting:
@@ -32,6 +31,7 @@ class Waiting:
         self._config = config
         self._trouble = trouble
         self._token = token
+        self._metrics = Page(NoStore())
         self.client = guarded(self._client)
         self.admin = guarded(self._admin)
 
@@ -43,6 +43,8 @@ class Waiting:
         path = request.path
         if path == "/healthz":
             return web.Response(text=f"ok, but {self._reason}\n")
+        if path == "/metrics":
+            return self._metrics.response(request)
         if path.startswith(PREFIX):
             raise problems.overloaded(f"{self._reason}; nothing was done: ask another node")
         raise problems.overloaded(self._reason)
@@ -65,7 +67,7 @@ class Waiting:
             "incarnation": "",
             "disk_id": last.get("disk_id"),
             "ring": last.get("ring"),
-            "state": STATE,
+            "state": NO_STORE,
             "ready": False,
             "version": __version__,
             "feature_levels": [FEATURE_LEVEL, FEATURE_LEVEL],

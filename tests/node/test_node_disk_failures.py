@@ -11,6 +11,7 @@ import pytest
 from tests.node.disks import FAILING_ROCKSDB, SmallDisk, failing_disk, small_disk
 from tests.node.node_load import Load
 from tests.node.node_processes import Cluster, NodeProcess, until
+from tests.node.prometheus_text import metric
 
 EIO = "IO error: Input/output error: While fdatasync: 000008.log"
 
@@ -249,6 +250,7 @@ def test_a_start_on_a_disk_that_does_not_work_waits_for_it(
         assert ("Read-only file system" if what == "ro" else "No space left") in reason
         assert node.status()["disk_id"] is None, "it hasn't seen its disk"
         assert reason in node.http("GET", "/readyz").problem(503, "overloaded")
+        assert metric(node, "dynamo_node_state", state="failed") == 1
         if what == "ro":
             disk.remount("rw")
         else:

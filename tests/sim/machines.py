@@ -55,6 +55,7 @@ class Machine:
         return Outside(
             random_bytes=self.rng.randbytes,
             wall_ms=lambda: WALL_START_MS + int(self.world.now * 1000) + self.skew_ms,
+            stopwatch=lambda: self.world.now,
             boot_id=lambda: f"{self.name}-boot-{self.boots}",
             open_store=lambda config, create: SimStore(
                 self.disk, sync=config.durability == SYNC, create=create
