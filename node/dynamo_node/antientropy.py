@@ -20,6 +20,7 @@ from dynamo_core import slots
 from dynamo_core.errors import DynamoError
 from dynamo_core.slots import Row
 from dynamo_node.antientropy_answers import HASH_BITE, Answers
+from dynamo_node.background_spans import RoundSpan
 from dynamo_node.comparison import Comparison
 from dynamo_node.marks import Marks
 from dynamo_node.repairs import Ended, Tally
@@ -194,7 +195,9 @@ class AntiEntropy:
             raise Ended("it can't be reached")
         async with self._one_at_a_time:
             marks = self.marks.of(number)
-            comparison = Comparison(node, link, keys, frozenset(p for p, _ in marks))
+            span = RoundSpan(node.tracing, name, len(partitions))
+            insist = frozenset(p for p, _ in marks)
+            comparison = Comparison(node, link, keys, insist, span.header)
             tally, outcome = comparison.tally, "equal"
             began = asyncio.get_running_loop().time()
             try:
@@ -224,6 +227,7 @@ class AntiEntropy:
                     "partitions_moved": len(tally.moved),
                     "seconds": round(now - began, 3),
                 }
+                span.end(outcome, tally.sent, tally.received, tally.bytes, tally.writers)
                 if tally.sent or tally.received:
                     log.info(
                         "anti-entropy with %s: %d keys sent, %d received",

@@ -31,13 +31,18 @@ class Comparison:
     """With the peer behind `link`; `insist` names partitions whose moving keys are repaired."""
 
     def __init__(
-        self, node: "Node", link: Link, keys: int, insist: frozenset[int] = frozenset()
+        self,
+        node: "Node",
+        link: Link,
+        keys: int,
+        insist: frozenset[int] = frozenset(),
+        trace: bytes = b"",
     ) -> None:
         self._node = node
         self._asking = node.antientropy
         self._number = link.member.number
         self._pause_s = node.config.timing.recheck_ms / 1000
-        self._repairs = Repairs(node, link, keys, insist)
+        self._repairs = Repairs(node, link, keys, insist, trace)
         self.tally = self._repairs.tally
 
     async def run(self, partitions: list[int], begin: int = 0) -> None:

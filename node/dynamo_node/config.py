@@ -15,6 +15,7 @@ from typing import Any, Final
 from dynamo_core.contexts import SECRET_BYTES, Keyring
 from dynamo_core.errors import CallerError
 from dynamo_node.fields import Reader, shown
+from dynamo_telemetry.endpoints import Tracing, trouble
 
 SYNC: Final = "sync"
 BUFFERED: Final = "buffered"
@@ -52,6 +53,7 @@ class Settings:
     r: int = 2
     w: int = 2
     limits: Limits = field(default_factory=Limits)
+    tracing: Tracing = field(default_factory=Tracing)
 
     def to_json(self) -> dict[str, Any]:
         """The form in which they stand in a configuration, and in which they are put."""
@@ -63,6 +65,10 @@ class Settings:
                 "siblingsMax": limits.siblings_max,
                 "objectBytesMax": limits.object_bytes_max,
                 "transferBytesPerSecondMax": limits.transfer_bytes_per_second_max,
+            },
+            "tracing": {
+                "endpoint": self.tracing.endpoint,
+                "sampleRatio": self.tracing.sample_ratio,
             },
         }
 
@@ -215,7 +221,11 @@ def settings(reader: Reader, left_out: Settings) -> Settings:
     """The live part in `reader`; a field that isn't there is as in `left_out`."""
     quorum = reader.section("quorum", optional=True)
     limits = reader.section("limits", optional=True)
+    tracing = reader.section("tracing", optional=True)
     default = left_out.limits
+    endpoint = tracing.text("endpoint", left_out.tracing.endpoint, empty=True)
+    if wrong := trouble(endpoint):
+        reader.problems.append(f"tracing.endpoint: {wrong}")
     found = Settings(
         r=quorum.integer("r", 1, 255, left_out.r),
         w=quorum.integer("w", 1, 255, left_out.w),
@@ -227,9 +237,11 @@ def settings(reader: Reader, left_out: Settings) -> Settings:
                 "transferBytesPerSecondMax", 0, 1 << 40, default.transfer_bytes_per_second_max
             ),
         ),
+        tracing=Tracing(endpoint, tracing.share("sampleRatio", left_out.tracing.sample_ratio)),
     )
     quorum.no_others()
     limits.no_others()
+    tracing.no_others()
     return found
 
 

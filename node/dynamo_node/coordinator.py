@@ -28,7 +28,9 @@ from dynamo_node.forwards import Forward
 from dynamo_node.outside import REAL
 from dynamo_node.reads import GetOperation
 from dynamo_node.replica import NewWrite, Replica
+from dynamo_node.request import Answer, Request
 from dynamo_node.topology import Place, Topology
+from dynamo_node.tracing import Tracing
 from dynamo_node.writes import PutOperation
 
 log = logging.getLogger(__name__)
@@ -54,60 +56,6 @@ _LEAVING: Final = Outcome(
 """Where a leaver would have to be the stand-in that coordinates. It may have been found drained
 a moment ago, and what it took now would go with its disk."""
 _CONTENT_TYPE: Final = re.compile(rf"[\x20-\x7e]{{0,{TYPE_BYTES_MAX}}}")
-
-Answer = Callable[[Outcome], None]
-
-
-class Request:
-    """What an operation needs to know of its request; times are the loop's.
-
-    settings: those in force when it began, which stay its own to its end.
-    """
-
-    __slots__ = (
-        "_loop",
-        "_may_exist",
-        "answer",
-        "began",
-        "deadline",
-        "key",
-        "runs",
-        "settings",
-        "trace",
-    )
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        key: bytes,
-        timeout_ms: int,
-        trace: bytes,
-        answer: Answer,
-        settings: Settings,
-    ) -> None:
-        self._loop = loop
-        self.settings = settings
-        self.key = key
-        self.began = loop.time()
-        self.deadline = self.began + timeout_ms / 1000
-        self.trace = trace
-        self.answer = answer
-        self._may_exist = False
-        self.runs = 0
-        """How often it was carried out anew because slots moved."""
-
-    def may_exist(self) -> None:
-        """The write has left this node or is on its disk: what refuses it later is no refusal."""
-        if not self._may_exist:
-            self._may_exist, answer = True, self.answer
-            self.answer = lambda outcome: answer(outcome.unsure())
-
-    def remaining_s(self) -> float:
-        return max(0.0, self.deadline - self._loop.time())
-
-    def remaining_ms(self) -> int:
-        left = int((self.deadline - self._loop.time()) * 1000)
-        return left if left > 0 else 0
 
 
 class Coordinator:
@@ -141,6 +89,8 @@ class Coordinator:
             lambda node, payload, then: None
         )
         """Told of a peer that knows other tokens, its refusal, and what to do once both know."""
+        self.tracing = Tracing(config)
+        """Told what operations came to."""
         self.settings: Callable[[], Settings] = lambda: config.settings
         """What is in force now; each request keeps what it began with."""
         self._wall_ms = wall_ms
@@ -159,33 +109,24 @@ class Coordinator:
         trace: bytes = b"",
         forwarded: bool = False,
         gone: Callable[[], bool] = lambda: False,
+        native: bool = False,
     ) -> None:
         """Carry out one operation; `answer(outcome)` is called exactly once.
 
         `forwarded`: another node sent it because it is no owner; it is not
         forwarded a second time, whatever this node's ring says. `gone`: whether
-        who asked has closed its connection.
+        who asked has closed its connection. `native`: it came by the native protocol.
         """
         size, settings, counters = len(operation.value), self.settings(), self.counters
-
-        def refuse(kind: Kind, detail: str) -> None:
+        tracing = self.tracing
+        span = tracing.begin(operation.op, trace) if tracing.on else None
+        taken = self._taken(operation, size, settings)
+        if isinstance(taken, Outcome):
             if not forwarded:
-                counters.refused(operation.op, kind)
-            answer(Outcome(kind, detail=detail))
-
-        if self._in_flight >= REQUESTS_MAX or self._bytes_in_flight + size > REQUEST_BYTES_MAX:
-            refuse(Kind.OVERLOADED, "this node has too many requests in flight")
-            return
-        try:
-            context = self._checked(operation, settings.limits.value_bytes_max)
-        except CallerError as error:
-            refuse(Kind.BAD_REQUEST, str(error))
-            return
-        except _TooLargeError as error:
-            refuse(Kind.TOO_LARGE, str(error))
-            return
-        if self.topology.ring is None:
-            refuse(Kind.OVERLOADED, "this node has no ring yet; try again")
+                counters.refused(operation.op, taken.kind)
+            if tracing.on:
+                tracing.refused(span, operation, taken, trace, native)
+            answer(taken)
             return
         came = counters.clock()
         self._in_flight += 1
@@ -203,22 +144,40 @@ class Coordinator:
             now = self.loop.time()
             self.admission.ended(now, now - request.began)
             if not forwarded:  # else it is counted where the client asked
-                counters.answered(operation.op, outcome, counters.clock() - came, trace)
+                kept = trace if request.span is None else request.span.context.to_bytes()
+                counters.answered(operation.op, outcome, counters.clock() - came, kept)
+            if tracing.on:
+                tracing.answered(request, operation, outcome, place, native, forwarded)
             answer(outcome)
 
         request = Request(self.loop, operation.key, remaining_ms, trace, finished, settings)
+        request.span = span
         self.admission.began(request.began)
         place = self.topology.place(operation.key)
         try:
             if operation.op == Op.GET:
                 r = operation.quorum or settings.r
-                self._read(request, r, context.clock, context.reap_round)
+                self._read(request, r, taken.clock, taken.reap_round)
             elif operation.op == Op.DELETE and not operation.context:
                 self._delete_what_is_read(operation, request, place, gone)
             else:
-                self._write(operation, context, request, place, forwarded)
+                self._write(operation, taken, request, place, forwarded)
         except DynamoError as error:  # the store is broken, or the record damaged
-            finished(self.storage_trouble(error))
+            finished(self.storage_trouble(error, request))
+
+    def _taken(self, operation: Operation, size: int, settings: Settings) -> Context | Outcome:
+        """The operation's context, or what refuses it before anything is done."""
+        if self._in_flight >= REQUESTS_MAX or self._bytes_in_flight + size > REQUEST_BYTES_MAX:
+            return Outcome(Kind.OVERLOADED, detail="this node has too many requests in flight")
+        try:
+            context = self._checked(operation, settings.limits.value_bytes_max)
+        except CallerError as error:
+            return Outcome(Kind.BAD_REQUEST, detail=str(error))
+        except _TooLargeError as error:
+            return Outcome(Kind.TOO_LARGE, detail=str(error))
+        if self.topology.ring is None:
+            return Outcome(Kind.OVERLOADED, detail="this node has no ring yet; try again")
+        return context
 
     @property
     def in_flight(self) -> int:
@@ -274,7 +233,7 @@ class Coordinator:
         try:
             work()
         except DynamoError as error:
-            request.answer(self.storage_trouble(error))
+            request.answer(self.storage_trouble(error, request))
 
     # Writes
 
@@ -390,16 +349,18 @@ class Coordinator:
 
     # Trouble
 
-    def storage_trouble(self, error: BaseException) -> Outcome:
+    def storage_trouble(self, error: BaseException, request: Request) -> Outcome:
         """The answer when this node's own store can't serve."""
-        log.error("storage: %s", error)
+        log.error("storage: %s", error, extra=request.for_log)
         return Outcome(
             Kind.UNAVAILABLE,
             needed=1,
             detail="this node's store does not answer; the write may or may not exist",
         )
 
-    def reply_was_no(self, node: int, kind: int, payload: bytes) -> None:
+    def reply_was_no(
+        self, node: int, kind: int, payload: bytes, request: Request | None = None
+    ) -> None:
         """A peer answered with something else than its reply; stale rings are mended."""
         if kind != wire.Type.ERROR:
             return
@@ -412,7 +373,8 @@ class Coordinator:
         elif code == Code.OTHER_ROW:
             self.on_other_row(node, payload, None)
         elif code not in _ORDINARY:
-            log.warning("peer %s refused: %s", self.topology.host_name(node), text)
+            extra = request.for_log if request is not None else None
+            log.warning("peer %s refused: %s", self.topology.host_name(node), text, extra=extra)
 
 
 class _TooLargeError(DynamoError):

@@ -94,6 +94,13 @@ class Reader:
         self._wrong(name, value, f"a whole number in {low}..{high} is needed")
         return low
 
+    def share(self, name: str, default: object = _MISSING) -> float:
+        value = self._take(name, default)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+            return float(value)
+        self._wrong(name, value, "a number in 0..1 is needed")
+        return 0.0
+
     def choice(self, name: str, allowed: tuple[str, ...]) -> str:
         value = self._take(name, allowed[0])
         if value in allowed:

@@ -15,10 +15,13 @@ from dynamo_core.errors import Corrupt
 from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.wire import Operation
 from dynamo_node.links import Link
+from dynamo_node.spans import Span
 from dynamo_node.topology import Place
+from dynamo_node.traced import refusal
 
 if TYPE_CHECKING:
-    from dynamo_node.coordinator import Coordinator, Request
+    from dynamo_node.coordinator import Coordinator
+    from dynamo_node.request import Request
 
 PATIENCE_S: Final = 1.0
 """How long a node may be silent before the next one is asked, or half of what is left."""
@@ -48,6 +51,7 @@ class Forward:
         self._unable = unable
         self._payload = wire.pack_operation(operation)
         self._asked: list[tuple[Link, int]] = []
+        self._spans: dict[int, Span] = {}
         self._answered = False
         self._best: Outcome | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -65,8 +69,12 @@ class Forward:
             if link is None or not coordinator.topology.healthy(number):
                 continue
             replied = partial(self._replied, number, len(self._asked))
+            trace = request.trace
+            if request.span is not None:
+                span = coordinator.tracing.asking(request.span, "forward", number)
+                self._spans[number], trace = span, span.header()
             request_id = link.request(
-                wire.Type.FORWARD, self._payload, remaining_ms, replied, request.trace
+                wire.Type.FORWARD, self._payload, remaining_ms, replied, trace
             )
             self._asked.append((link, request_id))
             patience = min(PATIENCE_S, request.remaining_s() / 2)
@@ -77,6 +85,8 @@ class Forward:
     def _replied(self, number: int, place: int, kind: int, payload: bytes) -> None:
         if self._answered:
             return
+        if (span := self._spans.pop(number, None)) is not None:
+            span.end(None if kind == wire.Type.OPERATION_REPLY else refusal(kind, payload))
         if kind == wire.Type.OPERATION_REPLY:
             try:
                 outcome = wire.unpack_outcome(payload)
@@ -87,7 +97,7 @@ class Forward:
                 return
             self._best = outcome or self._best
         else:
-            self._coordinator.reply_was_no(number, kind, payload)
+            self._coordinator.reply_was_no(number, kind, payload, self._request)
         if place == len(self._asked) - 1:  # else somebody else is being waited for
             self._next()
 
@@ -124,3 +134,5 @@ class Forward:
         for link, request_id in self._asked:
             link.forget(request_id)
         self._asked.clear()
+        for span in self._spans.values():
+            span.end("it wasn't awaited any longer")

@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from dynamo_core import merkle, records, wire
@@ -25,6 +26,7 @@ from dynamo_core.records import DIGEST_BYTES, NOBODY
 from dynamo_core.slots import Row
 from dynamo_core.wire import Code, Type
 from dynamo_node.awaiting import told
+from dynamo_node.background_spans import DeliverySpans
 from dynamo_node.links import LOST
 from dynamo_node.refusals import PeerRefusal
 from dynamo_node.storage import HINTS, prefix_end
@@ -248,6 +250,8 @@ class Handoff:
         key = place[4 + DIGEST_BYTES :]
         row = self._topology.digest(self._partition_of(place))
         payload = row + wire.pack_write(key, obj, NOBODY, reap_round, True)
+        tracing = self._node.tracing
+        spans = DeliverySpans(tracing, place, obj) if tracing.on else None
 
         async def give(number: int) -> tuple[int, bytes]:
             if number == self._topology.number:
@@ -255,13 +259,20 @@ class Handoff:
             link = self._topology.links.get(number)
             if link is None:
                 return LOST, b""
-            kind, reply = await link.ask(Type.WRITE, payload, ACK_TIMEOUT_S)
+            if spans is None:
+                kind, reply = await link.ask(Type.WRITE, payload, ACK_TIMEOUT_S)
+            else:
+                ask = partial(link.ask, Type.WRITE, payload, ACK_TIMEOUT_S)
+                kind, reply = await spans.given(number, ask)
             if kind == Type.ERROR and reply[:1] == _OTHER_ROW:  # both learn, for the next pass
                 self._node.coordinator.reply_was_no(number, kind, reply)
             return kind, reply
 
         answers = [await give(to[0])] if len(to) == 1 else await asyncio.gather(*map(give, to))
-        return next((a for a in answers if a[0] != Type.WRITTEN), answers[0])
+        answer = next((a for a in answers if a[0] != Type.WRITTEN), answers[0])
+        if spans is not None:
+            spans.end(*answer)
+        return answer
 
     async def _merge_here(
         self, place: bytes, obj: bytes, reap_round: int, row: bytes

@@ -20,8 +20,10 @@ from dynamo_core.errors import DynamoError
 from dynamo_node import problems
 from dynamo_node.cluster_view import cluster_view
 from dynamo_node.kv import PREFIX, KeyValue
+from dynamo_node.logs import on_behalf_of
 from dynamo_node.metrics import Connections, NodeMetrics
 from dynamo_node.problems import ProblemError
+from dynamo_telemetry.contexts import header_bytes
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -103,17 +105,24 @@ def guarded(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Callable[.
         except (asyncio.CancelledError, ConnectionError):
             raise
         except DynamoError as error:
-            log.error("a request failed: %s", error)
+            log.error("a request failed: %s", error, extra=_trace_of(arguments))
             return problems.response(
                 problems.overloaded(f"this node's store does not answer: {error}")
             )
         except Exception as error:
-            log.error("a request failed unforeseen: %r", error, exc_info=error)
+            extra = _trace_of(arguments)
+            log.error("a request failed unforeseen: %r", error, exc_info=error, extra=extra)
             return problems.response(
                 problems.overloaded("the request failed; it may or may not be carried out")
             )
 
     return answer
+
+
+def _trace_of(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """What names the trace of the request that is among them, for the log."""
+    said = (a.headers.get("traceparent", "") for a in arguments if isinstance(a, web.BaseRequest))
+    return on_behalf_of(header_bytes(next(said, "")))
 
 
 class ClientDoor:

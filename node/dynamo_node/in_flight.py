@@ -1,8 +1,8 @@
 """In flight: what a read and a write that a node coordinates have in common.
 
-Owns that a request is answered once, that an operation ends once, and that
-nobody is left waiting at a link afterwards. What is asked of whom, and when,
-belongs to `reads` and `writes`.
+Owns that a request is answered once, that an operation ends once, that nobody is
+left waiting at a link afterwards. What is asked of whom, and when, belongs to `reads`
+and `writes`.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from dynamo_core.outcomes import Outcome
 from dynamo_core.wire import Code
-from dynamo_node.links import Link
 from dynamo_node.topology import Place
+from dynamo_node.traced import Traced
 
 if TYPE_CHECKING:
-    from dynamo_node.coordinator import Coordinator, Request
+    from dynamo_node.coordinator import Coordinator
+    from dynamo_node.request import Request
 
 
 RUNS_MAX: Final = 40
@@ -26,7 +27,7 @@ _OTHER_ROW: Final = bytes((Code.OTHER_ROW,))
 _MOVING: Final = (bytes((Code.MOVED,)), bytes((Code.NOT_YET,)))
 
 
-class InFlight:
+class InFlight(Traced):
     """One operation until nobody's reply to it is awaited any more.
 
     All that counts in it was said under one row of tokens. When another one is learned
@@ -37,12 +38,9 @@ class InFlight:
     __slots__ = (
         "_anew",
         "_answered",
-        "_asked",
-        "_coordinator",
         "_finished",
         "_moving",
         "_place",
-        "_request",
         "_waits_for_stragglers",
     )
 
@@ -53,12 +51,10 @@ class InFlight:
         place: Place,
         anew: Callable[[], None],
     ) -> None:
-        self._coordinator = coordinator
-        self._request = request
+        super().__init__(coordinator, request)
         self._place = place
         self._anew = anew
         self._moving = False
-        self._asked: dict[int, tuple[Link, int]] = {}  # node -> where its reply is awaited
         self._answered = False
         self._finished = False
         self._waits_for_stragglers = False
@@ -131,6 +127,8 @@ class InFlight:
         for link, request_id in self._asked.values():
             link.forget(request_id)
         self._asked.clear()
+        if self._spans:
+            self._let_go()
         self._finishing()
 
     def _finishing(self) -> None:

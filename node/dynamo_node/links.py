@@ -195,7 +195,9 @@ class Link:
         """Nobody waits for that reply any more."""
         self._waiting.pop(request_id, None)
 
-    async def ask(self, kind: int, payload: bytes, timeout_s: float) -> tuple[int, bytes]:
+    async def ask(
+        self, kind: int, payload: bytes, timeout_s: float, trace: bytes = b""
+    ) -> tuple[int, bytes]:
         """`request` as a coroutine; (LOST, b"") when no reply came in time."""
         future: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
 
@@ -203,7 +205,7 @@ class Link:
             if not future.done():
                 future.set_result((got, data))
 
-        request_id = self.request(kind, payload, max(1, int(timeout_s * 1000)), reply)
+        request_id = self.request(kind, payload, max(1, int(timeout_s * 1000)), reply, trace)
         try:
             # Not wait_for: that loses a cancellation which comes together with the reply.
             async with asyncio.timeout(timeout_s):

@@ -51,6 +51,7 @@ from dynamo_node.slices import Slices
 from dynamo_node.standing import Standing
 from dynamo_node.storage import OBJECTS, StorageError
 from dynamo_node.topology import Topology
+from dynamo_node.tracing import Tracing
 from dynamo_node.transfers import Transfers
 from dynamo_node.trees import Trees
 
@@ -93,6 +94,7 @@ class Node:
         self.coordinator = Coordinator(config, self.topology, self.replica, outside.wall_ms)
         self.coordinator.counters = self.counters
         self.coordinator.settings = lambda: self.settings.now
+        self.tracing = self.coordinator.tracing = Tracing(config, self.topology, outside)
         self.coordinator.on_stale_ring = lambda number, code: self.rings.exchange(
             number, teach=code == Code.NOT_READY
         )
@@ -190,6 +192,8 @@ class Node:
         """
         ring = self.disk.ring()
         await self.settings.load()
+        await self._trace()
+        self.settings.on_change.append(lambda: self.in_background(self._trace()))
         self.standing.load(self.disk.standing())
         lost = self.disk.lost_writes(self._clean is not None, self._boot)
         # What a failed sync was about may be gone from the page cache too.
@@ -229,6 +233,9 @@ class Node:
         self.in_background(Seeds(self).run())
         self.in_background(self.antientropy.run())
 
+    async def _trace(self) -> None:
+        await self.tracing.apply(self.settings.now.tracing, __version__)
+
     async def stop(self) -> None:
         """End all loops and links and close the disk with the clean marker."""
         self.stopping = True
@@ -236,6 +243,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(link.stop() for link in self.topology.links.values()))
+        await self.tracing.close()
         minter, keys = self.replica.minter, self.replica.key_count
         self.replica.minter = None  # no dot is issued after the marker's figures are taken
         if self.failure is not None or minter is None or keys is None:
@@ -343,6 +351,7 @@ class Node:
             "handover": self.transfers.handover(),
             "possible_losses": sorted(self.standing.possible_losses),
             "antientropy": self.antientropy.facts(),
+            "tracing": self.tracing.facts(),
             "durability": config.durability,
             "quorum": {
                 "n": None if ring is None else ring.replication,

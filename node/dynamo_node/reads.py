@@ -17,12 +17,16 @@ from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.records import NOBODY
 from dynamo_core.rounds import last_before
 from dynamo_core.versions import EMPTY, Clock
+from dynamo_node.background_spans import RepairSpans
 from dynamo_node.in_flight import InFlight
-from dynamo_node.links import LOST
+from dynamo_node.links import LOST, Link
+from dynamo_node.storage import Done
 from dynamo_node.topology import Place
+from dynamo_node.traced import READ, refusal
 
 if TYPE_CHECKING:
-    from dynamo_node.coordinator import Coordinator, Request
+    from dynamo_node.coordinator import Coordinator
+    from dynamo_node.request import Request
 
 
 log = logging.getLogger(__name__)
@@ -93,11 +97,14 @@ class GetOperation(InFlight):
                 self._place.row + wire.pack_read(request.key, whole),
                 remaining_ms,
                 partial(self._replied, node),
-                request.trace,
+                self._traced(READ, node),
             )
             self._asked[node] = (link, request_id)
         if not ask_self:
             return
+        self._here = True
+        if request.span is not None:
+            self._traced(READ, local)
         if not self._place.counts and not coordinator.shows(self._place.partition):
             self._read_here(None)  # what could be emptied while it is read
             return
@@ -109,6 +116,9 @@ class GetOperation(InFlight):
     def _read_here(self, obj: bytes | None) -> None:
         if self._finished:  # it had to be loaded, and that took too long
             return
+        self._here = False
+        if self._spans:
+            self._ended(self._machine.local)
         machine, place = self._machine, self._place
         if self._coordinator.topology.digest(place.partition) != place.row:
             if self._again():  # learned meanwhile
@@ -135,7 +145,9 @@ class GetOperation(InFlight):
         """What is stored here can't be used: the others have to do."""
         if self._finished:
             return
-        log.error("a record of this node can't be read: %s", error)
+        log.error("a record of this node can't be read: %s", error, extra=self._request.for_log)
+        self._here = False
+        self._ended(self._machine.local, "the record can't be read")
         self._ask_all(self._machine.failed(self._machine.local))
         self._after_reply()
 
@@ -144,6 +156,8 @@ class GetOperation(InFlight):
             return
         machine = self._machine
         self._asked.pop(node, None)
+        if self._spans:
+            self._ended(node, None if kind == _READ_REPLY else refusal(kind, payload))
         try:
             if kind == _READ_REPLY:
                 found, reap_round, data, committed = wire.unpack_read_reply(payload)
@@ -159,7 +173,7 @@ class GetOperation(InFlight):
                 return
             else:
                 if kind != _ERROR or not self._is_moving(payload):
-                    self._coordinator.reply_was_no(node, kind, payload)
+                    self._coordinator.reply_was_no(node, kind, payload, self._request)
                 asks = machine.failed(node)
         except Corrupt:
             asks = machine.failed(node)
@@ -197,6 +211,7 @@ class GetOperation(InFlight):
             self._finish()
         else:
             coordinator.alarms.at(self._next_hedge(), self._time_passed)
+            self._is_slow(READ)
             self._ask_all(self._machine.hedge())
             self._after_reply()
 
@@ -209,7 +224,7 @@ class GetOperation(InFlight):
             try:
                 held = objects.from_bytes(obj)
             except Corrupt as error:
-                self._answer(coordinator.storage_trouble(error))
+                self._answer(coordinator.storage_trouble(error, self._request))
                 return
             show = objects.last_written if coordinator.last_write_wins else objects.shown
             siblings = show(held)
@@ -264,7 +279,8 @@ class GetOperation(InFlight):
             if found is not None:
                 self._repair(*found)
         except DynamoError as error:
-            log.error("a read couldn't be repaired: %s", error)
+            extra = self._request.for_log
+            log.error("a read couldn't be repaired: %s", error, extra=extra)
         machine.release()
 
     def _repair(self, obj: bytes, stale: list[int]) -> None:
@@ -276,23 +292,32 @@ class GetOperation(InFlight):
         payload = self._place.row + wire.pack_write(
             key, obj, NOBODY, self._machine.reap_round, False
         )
+        repair = RepairSpans(coordinator.tracing, self._request, self._place.digest, obj)
         for node in stale:
             coordinator.counters.read_repairs += 1
+            trace, done = repair.asked(node)
             if node == self._machine.local:
                 reap_round = self._machine.reap_round
-                coordinator.replica.merge(key, self._place.digest, obj, reap_round, _repaired)
+                coordinator.replica.merge(key, self._place.digest, obj, reap_round, done)
             elif link := coordinator.topology.links.get(node):
                 patience_ms = coordinator.straggler_ms
-                request_id = link.request(wire.Type.WRITE, payload, patience_ms, _repair_answered)
+                request_id = link.request(
+                    wire.Type.WRITE, payload, patience_ms, partial(_repair_answered, done), trace
+                )
                 # Else a peer that never answers counts as silent for ever.
                 coordinator.alarms.at(
-                    coordinator.loop.time() + patience_ms / 1000, partial(link.forget, request_id)
+                    coordinator.loop.time() + patience_ms / 1000,
+                    partial(_given_up, link, request_id, done),
                 )
 
 
-def _repaired(error: BaseException | None) -> None:
-    """A repair binds nobody: the next read or anti-entropy tries again."""
+# A repair binds nobody: the next read or anti-entropy tries again.
 
 
-def _repair_answered(kind: int, payload: bytes) -> None:
-    """See `_repaired`."""
+def _repair_answered(done: Done, kind: int, payload: bytes) -> None:
+    done(None if kind == wire.Type.WRITTEN else DynamoError(refusal(kind, payload)))
+
+
+def _given_up(link: Link, request_id: int, done: Done) -> None:
+    link.forget(request_id)
+    done(DynamoError("it wasn't awaited any longer"))

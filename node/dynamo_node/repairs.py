@@ -31,6 +31,7 @@ from dynamo_node.antientropy_answers import FETCH_KEYS, PAGE_KEYS, reaped_leaves
 from dynamo_node.awaiting import told
 from dynamo_node.digests import leaf_of, leaves
 from dynamo_node.links import LOST, Link
+from dynamo_telemetry.contexts import SpanContext
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -77,6 +78,8 @@ class Tally:
     """Partitions left out, or not compared to the end, because tokens of them changed."""
     full: bool = False
     """One of the two disks takes nothing more."""
+    writers: list[SpanContext] = field(default_factory=list)
+    """What wrote the versions that were repaired, as far as it was traced."""
 
     def add(self, other: "Tally") -> None:
         """Count what a further comparison came to."""
@@ -96,7 +99,16 @@ class Repairs:
     methods raise Ended, and Moved where they say so.
     """
 
-    def __init__(self, node: "Node", link: Link, keys: int, insist: frozenset[int]) -> None:
+    def __init__(
+        self,
+        node: "Node",
+        link: Link,
+        keys: int,
+        insist: frozenset[int],
+        trace: bytes = b"",
+    ) -> None:
+        """`trace` is the context of the round, for what is asked."""
+        self._trace = trace
         self._node = node
         self._link = link
         self._number = link.member.number
@@ -135,7 +147,7 @@ class Repairs:
     async def ask(self, kind: Type, payload: bytes) -> bytes:
         """The payload of the reply to one question."""
         self.tally.bytes += 2 * HEADER.size + len(payload)
-        got, reply = await self._link.ask(kind, payload, ASK_TIMEOUT_S)
+        got, reply = await self._link.ask(kind, payload, ASK_TIMEOUT_S, self._trace)
         self.tally.bytes += len(reply)
         if got == kind + 1:  # each request's reply is the type after it
             return reply
@@ -284,6 +296,9 @@ class Repairs:
                         log.debug("key %r isn't repaired: %s", place[DIGEST_BYTES:], error)
                         continue
                     self.tally.received += leaf != difference.mine
+                    if now is not None:
+                        writers = self._node.tracing.writers_of(place[:DIGEST_BYTES], now)
+                        self.tally.writers += writers
                     if now is None or leaf == leaf_of(place, theirs.obj or None):
                         settled += 1
                         continue
@@ -302,7 +317,7 @@ class Repairs:
 
     async def _write(self, payload: bytes) -> bool:
         self.tally.bytes += 2 * HEADER.size + len(payload)
-        kind, reply = await self._link.ask(Type.WRITE, payload, ASK_TIMEOUT_S)
+        kind, reply = await self._link.ask(Type.WRITE, payload, ASK_TIMEOUT_S, self._trace)
         if kind == LOST:
             raise Ended("it doesn't answer")
         if kind == Type.ERROR and reply[:1] == _READ_ONLY:

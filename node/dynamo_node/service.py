@@ -20,7 +20,9 @@ from dynamo_core.ring import Ring
 from dynamo_core.tenures import Stage
 from dynamo_core.wire import ROW_BYTES, UNCOUNTED, Code, Found, Type
 from dynamo_node.inbound import Inbound
+from dynamo_node.logs import on_behalf_of
 from dynamo_node.refusals import PeerRefusal
+from dynamo_node.served import served
 from dynamo_node.topology import Place
 
 if TYPE_CHECKING:
@@ -92,9 +94,12 @@ class Service:
         if handler is None:
             raise Corrupt(f"a frame of type {frame.type}, which is not a request")
         try:
+            if frame.trace and self._node.tracing.on:
+                caller = served(self._node, caller, frame)
             handler(caller, frame)
         except Corrupt as error:
-            log.warning("a request of type %d is malformed: %s", frame.type, error)
+            extra = on_behalf_of(frame.trace)
+            log.warning("a request of type %d is malformed: %s", frame.type, error, extra=extra)
             self._error(caller, frame, Code.BAD_REQUEST, str(error))
         except DynamoError as error:
             self._error(caller, frame, Code.STORAGE, str(error))
@@ -258,6 +263,7 @@ class Service:
             frame.trace,
             forwarded=frame.type == Type.FORWARD,
             gone=lambda: caller.gone,
+            native=True,
         )
 
     # Membership

@@ -25,6 +25,7 @@ from dynamo_core.slots import Row, Token, holders
 from dynamo_core.tenures import Asked, Pulling, Stage
 from dynamo_core.wire import Type
 from dynamo_node import progress as so_far
+from dynamo_node.background_spans import transferred
 from dynamo_node.progress import Progress
 from dynamo_node.walking import ENTRY_BYTES, Copy, NotGiven, RoundPassed, Walked
 
@@ -297,6 +298,8 @@ class TakingOver:
         totals.partitions += 1
         progress = self._node.transfers.running.get(partition)
         pause_s = 0.0
+        if progress is not None:
+            transferred(self._node, progress)
         if progress is not None and progress.sealed_at:
             pause_s = self._loop.time() - progress.sealed_at
             progress.sealed_at = 0.0

@@ -21,10 +21,13 @@ from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST
 from dynamo_node.refusals import MovedError, OtherRowError, PeerRefusal, RefusedError
 from dynamo_node.replica import NewWrite
+from dynamo_node.spans import Span
 from dynamo_node.topology import Place
+from dynamo_node.traced import HINT, WRITE, refusal, stored
 
 if TYPE_CHECKING:
-    from dynamo_node.coordinator import Coordinator, Request
+    from dynamo_node.coordinator import Coordinator
+    from dynamo_node.request import Request
 
 
 # IntEnum members cost a look-up of two levels each time; writes are counted in microseconds.
@@ -92,12 +95,15 @@ class PutOperation(InFlight):
         self._reap_round = self._minted_round = 0
         self._rebuilds = 0
         self._sends: list[Send] = []
+        self._here = True
 
     def start(self) -> None:
         coordinator, request = self._coordinator, self._request
         coordinator.writing += 1
         self._sends = self._machine.start()
         local = self._sends.pop(0)
+        if request.span is not None:
+            self._traced(HINT if local.hint_for else WRITE, self._machine.local, local.hint_for)
         # Before minting: a slow disk may take longer than the request has.
         coordinator.alarms.at(
             min(coordinator.loop.time() + coordinator.hedge_s, request.deadline), self._time_passed
@@ -121,6 +127,8 @@ class PutOperation(InFlight):
         coordinator, key = self._coordinator, self._request.key
         self._request.may_exist()
         self._obj, self._context = obj, context
+        if self._request.span is not None:
+            self._tell_who_wrote()
         if not coordinator.sure(self._place.partition):
             # The record here may be an old disk's: nothing but the write itself leaves it,
             # nor stays as a hint when that copy is found out and deleted.
@@ -134,6 +142,16 @@ class PutOperation(InFlight):
         self._context_round = max(self._context_round, now)
         self._send_all(self._sends)
         self._send_ahead()
+
+    def _tell_who_wrote(self) -> None:
+        """Its span is noted beside the new version, and linked to those of what that replaces."""
+        request, write = self._request, self._write
+        assert request.span is not None
+        self._coordinator.tracing.wrote(
+            request.span, self._place.digest, self._obj, write.write_id, write.context
+        )
+        if here := self._spans.get(self._machine.local):
+            here.event("storage.batched")
 
     def _send_ahead(self) -> None:
         """To those that are to hold a slot soon as well, so that little is left to hand over.
@@ -159,10 +177,11 @@ class PutOperation(InFlight):
             self._moving = True
             if self._again() or self._again_soon():
                 return
+        self._ended(self._machine.local, str(error))
         if isinstance(error, RefusedError):
             outcome = Outcome(error.kind, detail=str(error))
         else:
-            outcome = self._coordinator.storage_trouble(error)
+            outcome = self._coordinator.storage_trouble(error, self._request)
         mendable = outcome.kind not in (Kind.OVERLOADED, Kind.UNAVAILABLE)
         if mendable or not self._handed_on(outcome):
             self._answer(outcome)
@@ -182,6 +201,9 @@ class PutOperation(InFlight):
 
     def _local_done(self, hint_for: int, error: BaseException | None) -> None:
         machine = self._machine
+        self._here = False
+        if (span := self._spans.pop(machine.local, None)) is not None:
+            stored(span, error)
         if error is None:
             if machine.acked(machine.local, hint_for):
                 self._succeed()
@@ -216,7 +238,7 @@ class PutOperation(InFlight):
                 payload,
                 remaining_ms,
                 partial(self._replied, send),
-                request.trace,
+                self._traced(HINT if hint_for else WRITE, node, hint_for),
             )
             self._asked[node] = (link, request_id)
 
@@ -226,6 +248,8 @@ class PutOperation(InFlight):
         machine = self._machine
         node, hint_for, _ = send
         self._asked.pop(node, None)
+        if self._spans:
+            self._ended(node, None if kind == _WRITTEN else refusal(kind, payload))
         if kind == _WRITTEN:
             if machine.acked(node, hint_for, payload != wire.UNCOUNTED):
                 self._succeed()
@@ -233,7 +257,7 @@ class PutOperation(InFlight):
             return
         elif not self._reaped(send, kind, payload):
             if kind != _ERROR or not self._is_moving(payload):
-                self._coordinator.reply_was_no(node, kind, payload)
+                self._coordinator.reply_was_no(node, kind, payload, self._request)
             full = kind == _ERROR and payload[:1] == _NO_ROOM
             gone = machine.no_room if full else machine.failed
             self._send_all(gone(node, hint_for))
@@ -338,6 +362,8 @@ class PutOperation(InFlight):
             return
         machine, request, coordinator = self._machine, self._request, self._coordinator
         straggling_ends = coordinator.loop.time() + coordinator.straggler_ms / 1000
+        if not self._answered and self._is_slow(WRITE) and self._obj:
+            self._tell_who_wrote()
         if not self._obj:  # the record is still being loaded: nothing could be sent yet
             if request.remaining_ms() <= 0:
                 self._fail()
@@ -383,12 +409,18 @@ class PutOperation(InFlight):
         hints = coordinator.replica.hints
         stamp = Stamp(self._reap_round, *coordinator.topology.name)
         keep = partial(hints.keep, self._request.key, place.digest, hint_for, self._obj, stamp)
+        span: Span | None = None
+        if self._request.span is not None:  # it may be kept only after this has ended
+            here = coordinator.topology.number
+            span = coordinator.tracing.asking(self._request.span, HINT, here, hint_for)
 
         def marked(error: BaseException | None) -> None:
             if isinstance(error, PeerRefusal | Corrupt):
                 hints.mark(hint_for, place.partition)
 
         def kept(error: BaseException | None) -> None:
+            if span is not None:
+                stored(span, error)
             if isinstance(error, OtherRowError):  # it is kept, and counts for nothing
                 keep(marked)
             elif isinstance(error, PeerRefusal | Corrupt):  # else the store is broken

@@ -21,8 +21,8 @@ from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.versions import EMPTY
 from dynamo_core.wire import Op, Operation, Type
 from dynamo_node.config import Limits, Settings
-from dynamo_node.coordinator import Request
 from dynamo_node.refusals import RefusedError
+from dynamo_node.request import Request
 
 pytestmark = pytest.mark.timeout(20)
 
