@@ -33,7 +33,7 @@ from dynamo_operator.spec import NODES_MAX
 _ZONES_MAX: Final = 16
 _POOLS_MAX: Final = 16
 _URL: Final = (
-    "(https?://([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?|\\[[0-9A-Fa-f:.]+\\])"
+    "((https?|grpcs?)://([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?|\\[[0-9A-Fa-f:.]+\\])"
     "(:[0-9]{1,5})?(/[!-~]*)?)?"
 )
 
@@ -160,7 +160,8 @@ SPEC: Final = Group(
             "Spans of requests and of background work.",
             {
                 "endpoint": Text(
-                    "OTLP endpoint that spans are sent to; empty is none.",
+                    "OTLP endpoint that spans are sent to; empty is none. By gRPC at port 4317 or "
+                    "with the scheme grpc, by HTTP at port 4318 or with the path /v1/traces.",
                     "live",
                     "",
                     characters_max=512,
@@ -168,7 +169,7 @@ SPEC: Final = Group(
                     right="a URL such as http://jaeger-collector:4317, or empty",
                 ),
                 "sampleRatio": Decimal(
-                    "Share of requests that is traced.",
+                    "Share of requests that is traced; what is slow or fails is beyond it.",
                     "live",
                     "0.01",
                     SHARE_PATTERN,

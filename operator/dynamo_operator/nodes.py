@@ -17,6 +17,7 @@ from dynamo_core.errors import CallerError, DynamoError
 from dynamo_core.ring import Ring
 from dynamo_operator.observed import Address, DiskSpace, Handover, LiveSettings, NodeStatus
 from dynamo_operator.spec import Limits
+from dynamo_telemetry.endpoints import Tracing
 
 STATUS_TIMEOUT_SECONDS = 2.0
 RING_TIMEOUT_SECONDS = 10.0
@@ -163,7 +164,7 @@ class Nodes:
 def _settings(value: dict[str, Any] | None) -> LiveSettings | None:
     if value is None:
         return None
-    quorum, limits = value["quorum"], value["limits"]
+    quorum, limits, tracing = value["quorum"], value["limits"], value.get("tracing")
     return LiveSettings(
         r=int(quorum["r"]),
         w=int(quorum["w"]),
@@ -172,6 +173,9 @@ def _settings(value: dict[str, Any] | None) -> LiveSettings | None:
             siblings_max=int(limits["siblingsMax"]),
             object_bytes_max=int(limits["objectBytesMax"]),
         ),
+        tracing=None
+        if tracing is None
+        else Tracing(str(tracing["endpoint"]), float(tracing["sampleRatio"])),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from dynamo_core.ring import Ring
 from dynamo_operator.spec import DynamoCluster, Limits
+from dynamo_telemetry.endpoints import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,15 @@ class DiskSpace:
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
-    """What a node is told while it runs: the spec's `quorum.r`, `quorum.w` and `limits`."""
+    """What a node is told while it runs: the spec's `quorum.r`, `quorum.w`, `limits`, `tracing`.
+
+    tracing: None from a node of a version that sends no spans, and can't be told of them.
+    """
 
     r: int
     w: int
     limits: Limits
+    tracing: Tracing | None
 
 
 @dataclass(frozen=True, slots=True)

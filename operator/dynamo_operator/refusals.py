@@ -11,6 +11,7 @@ from dynamo_operator.changes import changes
 from dynamo_operator.observed import Observed
 from dynamo_operator.spec import DynamoCluster
 from dynamo_operator.steps import Refused
+from dynamo_telemetry.endpoints import trouble
 
 
 def refused(cluster: DynamoCluster, observed: Observed) -> tuple[Refused, ...]:
@@ -36,9 +37,8 @@ def _not_yet(cluster: DynamoCluster) -> list[tuple[str, str]]:
         mode = spec.security.client_auth_mode
         reason = f"is {mode}: this version doesn't ask clients for tokens yet, it must be None"
         found.append(("spec.security.clientAuth.mode", reason))
-    if spec.tracing.endpoint:
-        reason = f'is {spec.tracing.endpoint}: this version sends no spans yet, it must be ""'
-        found.append(("spec.tracing.endpoint", reason))
+    if wrong := trouble(spec.tracing.endpoint):
+        found.append(("spec.tracing.endpoint", f"is {spec.tracing.endpoint}: {wrong}"))
     return found
 
 

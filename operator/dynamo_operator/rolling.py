@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dynamo_core.ring import Ring
@@ -30,6 +31,7 @@ from dynamo_operator.steps import (
     RestartNode,
     Step,
 )
+from dynamo_telemetry.endpoints import Tracing
 
 
 def settings(cluster: DynamoCluster) -> dict[str, Any]:
@@ -56,12 +58,14 @@ def _rolling(cluster: DynamoCluster) -> dict[str, Any]:
 def live_settings(cluster: DynamoCluster) -> LiveSettings:
     """What nodes are told without a restart."""
     spec = cluster.spec
-    return LiveSettings(spec.quorum.r, spec.quorum.w, spec.limits)
+    tracing = Tracing(spec.tracing.endpoint, float(spec.tracing.sample_ratio))
+    return LiveSettings(spec.quorum.r, spec.quorum.w, spec.limits, tracing)
 
 
 def live_json(wanted: LiveSettings) -> dict[str, Any]:
     """The same as nodes take it, in their configuration and at `PUT /admin/settings`."""
-    limits = wanted.limits
+    limits, tracing = wanted.limits, wanted.tracing
+    assert tracing is not None
     return {
         "quorum": {"r": wanted.r, "w": wanted.w},
         "limits": {
@@ -69,6 +73,7 @@ def live_json(wanted: LiveSettings) -> dict[str, Any]:
             "siblingsMax": limits.siblings_max,
             "objectBytesMax": limits.object_bytes_max,
         },
+        "tracing": {"endpoint": tracing.endpoint, "sampleRatio": tracing.sample_ratio},
     }
 
 
@@ -76,7 +81,11 @@ def puts(cluster: DynamoCluster, nodes: Iterable[ObservedNode]) -> list[PutSetti
     """For every node that says that other live settings are in force there."""
     wanted = live_settings(cluster)
     told = [(node.name, node.status.settings) for node in nodes if node.status is not None]
-    return [PutSettings(name) for name, has in told if has is not None and has != wanted]
+    return [
+        PutSettings(name)
+        for name, has in told
+        if has is not None and has != (wanted if has.tracing else replace(wanted, tracing=None))
+    ]
 
 
 # Restarts

@@ -105,6 +105,7 @@ ACCEPTED = (
     Case({"security": {"tls": {"mode": "CertManager"}, "clientAuth": {"mode": "Token"}}}),
     Case({"tracing": {"endpoint": "http://jaeger-collector:4317", "sampleRatio": "1"}}),
     Case({"tracing": {"endpoint": "https://[::1]:4317/v1/traces?x=y", "sampleRatio": "0"}}),
+    Case({"tracing": {"endpoint": "grpc://jaeger:5555"}}),
     Case({"tracing": {"sampleRatio": "001.000"}}),
     Case({"limits": {"valueBytesMax": 1, "siblingsMax": 10000, "objectBytesMax": 50331648}}),
     Case({"updateStrategy": {"onOperatorUpgrade": "Automatic"}, "paused": True, "dryRun": True}),
@@ -323,7 +324,7 @@ REFUSED = (
     Case(tolerating(key="a", effect="Never"), "it must be one of", "supported values"),
     Case({"tracing": {"sampleRatio": "1.5"}}, 'is "1.5": it must be a decimal between "0" and "1"'),
     Case({"tracing": {"endpoint": "jaeger"}}, 'is "jaeger": it must be a URL such as'),
-    Case({"tracing": {"endpoint": "grpc://jaeger:4317"}}, "it must be a URL such as"),
+    Case({"tracing": {"endpoint": "ftp://jaeger:4317"}}, "it must be a URL such as"),
     Case(
         {"limits": {"valueBytesMax": 9000000}},
         "it must be at least spec.limits.valueBytesMax, which is 9000000",

@@ -16,7 +16,6 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 # What these show is accepted, and said to be not carried out yet.
 NOT_YET = {
     "tls": {"spec.security.tls.mode", "spec.security.clientAuth.mode"},
-    "traced": {"spec.tracing.endpoint"},
 }
 HEAD = "apiVersion: dynamocluster.io/v1alpha1\nkind: DynamoCluster\n"
 
