@@ -7,6 +7,7 @@ proof. Forbidden: deciding what a status means.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,7 @@ import aiohttp
 from dynamo_core.errors import CallerError, DynamoError
 from dynamo_core.ring import Ring
 from dynamo_operator.observed import Address, DiskSpace, Handover, LiveSettings, NodeStatus
+from dynamo_operator.spans import Span, headers, span
 from dynamo_operator.spec import Limits
 from dynamo_telemetry.endpoints import Tracing
 
@@ -68,6 +70,13 @@ class Nodes:
 
     async def probe(self, name: str, address: Address) -> Probe:
         """Who answers at a node's address. Never raises: no answer is no status."""
+        with _call("status", name, address) as traced:
+            found = await self._probe(name, address)
+            if found.status is None:
+                traced.came_to(found.stranger or "no answer")
+            return found
+
+    async def _probe(self, name: str, address: Address) -> Probe:
         try:
             async with self._session.get(
                 f"{_url(address)}/admin/status", timeout=_timeout(STATUS_TIMEOUT_SECONDS)
@@ -108,57 +117,77 @@ class Nodes:
 
     async def ring(self, name: str, address: Address) -> Ring:
         """The ring that a node holds. Raises NodeRefused."""
-        try:
-            async with self._session.get(
-                f"{_url(address)}/admin/ring", timeout=_timeout(RING_TIMEOUT_SECONDS)
-            ) as answer:
-                if answer.status != 200:
-                    raise NodeRefused(f"{name} gives no ring: {await _told(answer)}")
-                return Ring.from_bytes(await answer.read())
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NodeRefused(f"{name} gives no ring: {error!r}") from error
-        except CallerError as error:
-            raise NodeRefused(f"{name} gives a ring that is not valid: {error}") from error
+        with _call("get_ring", name, address):
+            try:
+                async with self._session.get(
+                    f"{_url(address)}/admin/ring", timeout=_timeout(RING_TIMEOUT_SECONDS)
+                ) as answer:
+                    if answer.status != 200:
+                        raise NodeRefused(f"{name} gives no ring: {await _told(answer)}")
+                    return Ring.from_bytes(await answer.read())
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise NodeRefused(f"{name} gives no ring: {error!r}") from error
+            except CallerError as error:
+                raise NodeRefused(f"{name} gives a ring that is not valid: {error}") from error
 
     async def post_ring(self, name: str, address: Address, ring: Ring) -> None:
         """Hands a node the decided ring. Raises NodeBehind, or NodeRefused with its answer."""
-        try:
-            async with self._session.post(
-                f"{_url(address)}/admin/ring",
-                data=ring.to_bytes(),
-                headers={"Content-Type": "application/json"},
-                timeout=_timeout(RING_TIMEOUT_SECONDS),
-            ) as answer:
-                if answer.status != 200:
-                    told = f"{name} does not take the ring: {await _told(answer)}"
-                    behind = answer.status == 409 and await _holds_below(answer, ring.epoch)
-                    raise (NodeBehind if behind else NodeRefused)(told)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NodeRefused(f"{name} does not take the ring: {error!r}") from error
+        with _call("post_ring", name, address, changes=True, expected=(NodeBehind,)):
+            try:
+                async with self._session.post(
+                    f"{_url(address)}/admin/ring",
+                    data=ring.to_bytes(),
+                    headers={"Content-Type": "application/json", **headers()},
+                    timeout=_timeout(RING_TIMEOUT_SECONDS),
+                ) as answer:
+                    if answer.status != 200:
+                        told = f"{name} does not take the ring: {await _told(answer)}"
+                        behind = answer.status == 409 and await _holds_below(answer, ring.epoch)
+                        raise (NodeBehind if behind else NodeRefused)(told)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise NodeRefused(f"{name} does not take the ring: {error!r}") from error
 
     async def transfers(self, name: str, address: Address) -> list[dict[str, Any]]:
         """What is on its way to this node, as it tells people. Never raises: else nothing."""
-        try:
-            async with self._session.get(
-                f"{_url(address)}/admin/transfers", timeout=_timeout(STATUS_TIMEOUT_SECONDS)
-            ) as answer:
-                found = (await answer.json(content_type=None))["transfers"]
-                return found if isinstance(found, list) else []
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError):
-            return []
+        with _call("transfers", name, address):
+            try:
+                async with self._session.get(
+                    f"{_url(address)}/admin/transfers", timeout=_timeout(STATUS_TIMEOUT_SECONDS)
+                ) as answer:
+                    found = (await answer.json(content_type=None))["transfers"]
+                    return found if isinstance(found, list) else []
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError):
+                return []
 
     async def put_settings(self, name: str, address: Address, value: dict[str, Any]) -> None:
         """Tells a node its live settings, in its own JSON. Raises NodeRefused with its answer."""
-        try:
-            async with self._session.put(
-                f"{_url(address)}/admin/settings",
-                json=value,
-                timeout=_timeout(SETTINGS_TIMEOUT_SECONDS),
-            ) as answer:
-                if answer.status != 200:
-                    raise NodeRefused(f"{name} does not take the settings: {await _told(answer)}")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NodeRefused(f"{name} does not take the settings: {error!r}") from error
+        with _call("put_settings", name, address, changes=True):
+            try:
+                async with self._session.put(
+                    f"{_url(address)}/admin/settings",
+                    json=value,
+                    headers=headers(),
+                    timeout=_timeout(SETTINGS_TIMEOUT_SECONDS),
+                ) as answer:
+                    if answer.status != 200:
+                        raise NodeRefused(
+                            f"{name} does not take the settings: {await _told(answer)}"
+                        )
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise NodeRefused(f"{name} does not take the settings: {error!r}") from error
+
+
+def _call(
+    what: str,
+    name: str,
+    address: Address,
+    *,
+    changes: bool = False,
+    expected: tuple[type[Exception], ...] = (),
+) -> AbstractContextManager[Span]:
+    """The span of one request to a node."""
+    to = {"dynamo.node": name, "server.address": address.host, "server.port": address.admin_port}
+    return span(f"node.{what}", to, kind="client", changes=changes, expected=expected)
 
 
 def _settings(value: dict[str, Any] | None) -> LiveSettings | None:

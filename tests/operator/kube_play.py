@@ -29,6 +29,7 @@ from dynamo_operator.kube.carrying import Carrier
 from dynamo_operator.kube.observing import Network, Observer
 from dynamo_operator.kube.reconcile import ClusterPasses
 from dynamo_operator.kube.telling import Teller
+from dynamo_operator.kube.tracing import ClusterTracing, Traced
 from dynamo_operator.kube.world import Surroundings
 from dynamo_operator.observed import Address
 from dynamo_operator.parsing import parse
@@ -97,9 +98,13 @@ class Play:
     waiting: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By pod: why its container waits, and the message of that."""
     mortal: Direct | None = None  # the operator that makes the present pass
+    traced: Traced = field(default_factory=Traced)
+    joined: dict[str, list[str]] = field(default_factory=dict)
+    """By request, what nodes were told of the trace that it belongs to."""
     _lives: int = 0
     _api: Api | None = None
     _tellers: dict[Api, Teller] = field(default_factory=dict)
+    _tracing: dict[Api, ClusterTracing] = field(default_factory=dict)
     _starting: list[Object] = field(default_factory=list)
     _stopping: list[str] = field(default_factory=list)
 
@@ -185,7 +190,8 @@ class Play:
         observer = Observer(api, around, Loopback(self))
         try:
             teller = self._tellers.setdefault(api, Teller(api, owner))
-            return await passes._pass(owner, observer, teller)
+            tracing = self._tracing.setdefault(api, self.traced.cluster(owner))
+            return await passes._pass(owner, observer, teller, tracing)
         finally:
             await observer.close()
 
@@ -379,6 +385,8 @@ class Play:
                 return await self._get_ring(request, node)
             case ("GET", "/admin/transfers"):
                 return await _json({"transfers": node.transfers})
+        told = request.headers.get("traceparent", "")
+        self.joined.setdefault(f"{request.method} {request.path}", []).append(told)
         if self.mortal is not None and not self.mortal.note_write():
             return await _json({"title": "nobody asks any more"}, 503)
         match (request.method, request.path):

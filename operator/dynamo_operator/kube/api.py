@@ -23,8 +23,9 @@ from kubernetes.aio.config import ConfigException
 from dynamo_operator.kube.answers import error_of, parsed
 from dynamo_operator.kube.connection import Connection
 from dynamo_operator.kube.errors import KubeError, NotFound, NotLeading, Unreachable
-from dynamo_operator.kube.kinds import POD, USES, Kind, Verb
+from dynamo_operator.kube.kinds import POD, Asked, Kind, asked_for
 from dynamo_operator.kube.names import OPERATOR
+from dynamo_operator.spans import Span, span
 
 Object = dict[str, Any]
 Propagation = Literal["Background", "Foreground", "Orphan"]
@@ -61,7 +62,7 @@ class Api:
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Object | None:
         """The object; None if there is none, or if the server doesn't serve the kind."""
-        asked = _asked("get", kind, namespace, name)
+        asked = asked_for("get", kind, namespace, name)
         try:
             return _typed(kind, await self._send("GET", kind.path(namespace, name), asked))
         except NotFound:
@@ -79,7 +80,7 @@ class Api:
 
         Raises NotFound if the server doesn't serve the kind.
         """
-        asked = _asked("list", kind, namespace)
+        asked = asked_for("list", kind, namespace)
         for _ in range(LISTS_MAX):
             try:
                 return await self._list(kind, namespace, labels or {}, page_objects, asked)
@@ -90,7 +91,7 @@ class Api:
     async def create(self, kind: Kind, body: Object) -> Object:
         """Raises AlreadyExists; NotFound if its namespace (or its kind) doesn't exist."""
         namespace, name = _place(kind, body)
-        asked = _asked("create", kind, namespace, name)
+        asked = asked_for("create", kind, namespace, name)
         return await self._write("POST", kind.path(namespace), asked, _typed(kind, body))
 
     async def apply(self, kind: Kind, body: Object, *, force: bool = False) -> Object:
@@ -103,7 +104,7 @@ class Api:
         if force and not _preconditions(body):
             raise ValueError("a forced apply names the object that it has seen")
         namespace, name = _place(kind, body)
-        asked = _asked("apply", kind, namespace, name)
+        asked = asked_for("apply", kind, namespace, name)
         return await self._apply(kind.path(namespace, name), asked, _typed(kind, body), force)
 
     async def apply_status(
@@ -113,7 +114,7 @@ class Api:
 
         Raises Conflict if the object of that name has another uid; NotFound.
         """
-        asked = _asked("apply_status", kind, namespace, name)
+        asked = asked_for("apply_status", kind, namespace, name)
         metadata = {"name": name, "uid": uid} | ({"namespace": namespace} if namespace else {})
         body = _typed(kind, {"metadata": metadata, "status": status})
         return await self._apply(kind.path(namespace, name, "status"), asked, body, True)
@@ -130,7 +131,7 @@ class Api:
         The dict holds `metadata.resourceVersion` or `metadata.uid`, the list begins with a
         `test`. Raises Conflict if that isn't met; NotFound.
         """
-        asked = _asked("patch", kind, namespace, name)
+        asked = asked_for("patch", kind, namespace, name)
         path = kind.path(namespace, name)
         if isinstance(changes, dict):
             if not _preconditions(changes):
@@ -158,7 +159,7 @@ class Api:
         """
         options = _delete_options(uid, resource_version, grace_s)
         options |= {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
-        asked = _asked("delete", kind, namespace, name)
+        asked = asked_for("delete", kind, namespace, name)
         await self._write("DELETE", kind.path(namespace, name), asked, options)
 
     async def evict(
@@ -180,7 +181,7 @@ class Api:
             "metadata": {"name": name, "namespace": namespace},
             "deleteOptions": _delete_options(uid, resource_version, grace_s),
         }
-        asked = _asked("evict", POD, namespace, name)
+        asked = asked_for("evict", POD, namespace, name)
         await self._write("POST", POD.path(namespace, name, "eviction"), asked, body)
 
     async def _list(
@@ -189,7 +190,7 @@ class Api:
         namespace: str | None,
         labels: Mapping[str, str],
         page_objects: int,
-        asked: str,
+        asked: Asked,
     ) -> list[Object]:
         query = {"limit": str(page_objects)}
         if labels:
@@ -203,7 +204,7 @@ class Api:
                 return found
         raise Unreachable(f"{asked}: more than {PAGES_MAX} pages")
 
-    async def _apply(self, path: str, asked: str, body: Object, force: bool) -> Object:
+    async def _apply(self, path: str, asked: Asked, body: Object, force: bool) -> Object:
         query = {"fieldManager": OPERATOR, "force": "true" if force else "false"}
         return await self._write("PATCH", path, asked, body, content_type=_APPLY, query=query)
 
@@ -211,7 +212,7 @@ class Api:
         self,
         method: str,
         path: str,
-        asked: str,
+        asked: Asked,
         body: object,
         *,
         content_type: str = _JSON,
@@ -221,19 +222,22 @@ class Api:
             raise NotLeading(f"{asked}: not sent, another operator may lead by now")
         if method in ("POST", "PATCH") and query is None:
             query = {"fieldManager": OPERATOR}
-        return await self._send(
-            method, path, asked, body=body, content_type=content_type, query=query
-        )
+        name = f"api.{asked.verb}"
+        with span(name, asked.attributes, kind="client", changes=asked.changes) as traced:
+            return await self._send(
+                method, path, asked, body=body, content_type=content_type, query=query, span=traced
+            )
 
     async def _send(
         self,
         method: str,
         path: str,
-        asked: str,
+        asked: Asked,
         *,
         body: object = None,
         content_type: str = _JSON,
         query: dict[str, str] | None = None,
+        span: Span | None = None,
     ) -> Object:
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -249,24 +253,13 @@ class Api:
             raise Unreachable(f"{asked}: no answer within {self._deadline_s:g} s") from error
         except (aiohttp.ClientError, OSError, OpenApiException, ConfigException) as error:
             raise Unreachable(f"{asked}: {error or type(error).__name__}") from error
+        if span is not None:
+            span.attributes["http.response.status_code"] = status
         if status < 300:
-            return parsed(answer, asked)
+            return parsed(answer, str(asked))
         if status == _GONE and "continue" in (query or {}):
-            raise _Expired(asked)
-        raise error_of(status, answer, asked, tested=content_type == _JSON_PATCH)
-
-
-def _asked(verb: Verb, kind: Kind, namespace: str | None, name: str | None = None) -> str:
-    """What is asked for, in words; also the one place where `kinds.USES` is enforced."""
-    if verb not in USES.get(kind, ()):
-        raise ValueError(f"{verb} of {kind.name} is not in kinds.USES, nor in the operator's role")
-    if kind.namespaced and namespace is None and verb != "list":
-        raise ValueError(f"{verb} of {kind.name} needs a namespace")
-    what = verb.replace("_", " the ").replace("apply the status", "apply the status of")
-    if name is None:
-        where = f" in namespace {namespace}" if namespace else ""
-        return f"{what} {kind.name}s{where}"
-    return f"{what} {kind.name} {namespace}/{name}" if namespace else f"{what} {kind.name} {name}"
+            raise _Expired(str(asked))
+        raise error_of(status, answer, str(asked), tested=content_type == _JSON_PATCH)
 
 
 def _place(kind: Kind, body: Object) -> tuple[str | None, str]:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ from dynamo_operator.kube.kinds import Kind
 from dynamo_operator.kube.kube_plan import KubePlan
 from dynamo_operator.kube.kube_steps import (
     Annotate,
+    AnyStep,
     AwaitGone,
     Delete,
     DeletePod,
@@ -55,6 +56,7 @@ from dynamo_operator.kube.telling import Teller
 from dynamo_operator.nodes import NodeBehind, NodeRefused, Nodes
 from dynamo_operator.proof import is_settled
 from dynamo_operator.rolling import live_json, live_settings
+from dynamo_operator.spans import span
 from dynamo_operator.spec import DynamoCluster
 from dynamo_operator.steps import (
     AcceptSpec,
@@ -88,6 +90,14 @@ _TOLD: Final[Mapping[type, str]] = {  # the rest is upkeep
 }
 
 
+_TOLD_OF: Final = (
+    *(Refused, Warn, Halt, Blocked, StartNode, RestartNode, RemoveNode),
+    *(AwaitStatus, AwaitReady, AwaitRing, AwaitWhole, AwaitDrained, AwaitMoves, AwaitGone),
+)
+"""Steps of which nothing is to be done but to tell."""
+STEP_TEXT_MAX: Final = 300
+
+
 class _LookAgain(Exception):
     """This pass has changed that object already: what it knows of it is old."""
 
@@ -105,6 +115,8 @@ class Carrier:
     """What only trying has shown."""
     waits: str = ""
     """Why something that was due wasn't done, although nothing went wrong."""
+    did: Callable[[AnyStep], None] = lambda step: None
+    """Is told of each step that was carried out."""
     _touched: set[tuple[str, str]] = field(default_factory=set)
 
     async def carry_out(self, made: KubePlan, sight: Sight) -> None:
@@ -118,51 +130,62 @@ class Carrier:
             log.info("%s/%s: %s", made.cluster.namespace, made.cluster.name, error)
 
     async def _steps(self, made: KubePlan, sight: Sight) -> None:
-        puts = [step.node for step in made.steps if isinstance(step, PutSettings)]
+        puts = tuple(step.node for step in made.steps if isinstance(step, PutSettings))
         for step in made.steps:
-            match step:
-                case Refused() | Warn() | Halt() | StartNode():
-                    pass  # told by status and events; a set starts its pods by itself
-                case CreateIdentity():
-                    await self._create_identity(made.cluster, sight)
-                    return
-                case MakeToken():
-                    await self._make_token(made.cluster, sight)
-                case Ensure():
-                    await self._ensure(made.cluster, step)
-                case Own() | Annotate() | ScaleSet() | PutTemplate():
-                    await self._change(made.cluster, step, sight)
-                case GrowClaim():
-                    await self._grow(made.cluster, step, sight)
-                case Delete():
-                    await self._delete(made.cluster, step)
-                case DeletePod(name, uid, why, force):
-                    await self._end_pod(made.cluster, name, uid, why, force)
-                case EvictPod(name, uid, why):
-                    await self._evict(made.cluster, name, uid, why)
-                    return
-                case AcceptSpec():
-                    await self._accept(made.cluster, sight)
-                case DecideRing(what, ring, problems):
-                    if ring is not None:
-                        await self._decide(made.cluster, ring, sight)
-                        self.teller.decided(what, ring, problems)
-                    return
-                case AdoptRing(name):
-                    await self._adopt(made.cluster, name, sight)
-                    return
-                case PostRing(name):
-                    await self._post(name, sight)
-                case PutSettings():
-                    # All at once: while they differ, nodes answer clients by different rules.
-                    await asyncio.gather(*(self._put(name, made, sight) for name in puts))
-                    puts = []
-                case RestartNode() | RemoveNode() | Blocked():
-                    return
-                case AwaitStatus() | AwaitReady() | AwaitRing() | AwaitWhole():
-                    return
-                case AwaitDrained() | AwaitMoves() | AwaitGone():
-                    return
+            if isinstance(step, PutSettings) and step.node != puts[0]:
+                continue  # put with the first
+            kind = type(step).__name__
+            about = {"dynamo.step.kind": kind, "dynamo.step.target": _target(step)}
+            about["dynamo.step"] = str(step)[:STEP_TEXT_MAX]
+            with span(f"step.{kind}", about, expected=(_LookAgain, Conflict, NotFound)):
+                goes_on = await self._step(step, puts, made, sight)
+            if not isinstance(step, _TOLD_OF):
+                self.did(step)
+            if not goes_on:
+                return
+
+    async def _step(self, step: AnyStep, puts: Iterable[str], made: KubePlan, sight: Sight) -> bool:
+        """Whether the next one may follow without another look."""
+        match step:
+            case Refused() | Warn() | Halt() | StartNode():
+                pass  # told by status and events; a set starts its pods by itself
+            case MakeToken():
+                await self._make_token(made.cluster, sight)
+            case Ensure():
+                await self._ensure(made.cluster, step)
+            case Own() | Annotate() | ScaleSet() | PutTemplate():
+                await self._change(made.cluster, step, sight)
+            case GrowClaim():
+                await self._grow(made.cluster, step, sight)
+            case Delete():
+                await self._delete(made.cluster, step)
+            case DeletePod(name, uid, why, force):
+                await self._end_pod(made.cluster, name, uid, why, force)
+            case AcceptSpec():
+                await self._accept(made.cluster, sight)
+            case PostRing(name):
+                await self._post(name, sight)
+            case PutSettings():
+                # All at once: while they differ, nodes answer clients by different rules.
+                await asyncio.gather(*(self._put(name, made, sight) for name in puts))
+            case _:
+                await self._last_step(step, made, sight)
+                return False
+        return True
+
+    async def _last_step(self, step: AnyStep, made: KubePlan, sight: Sight) -> None:
+        """One after which another look is needed, whatever comes of it."""
+        match step:
+            case CreateIdentity():
+                await self._create_identity(made.cluster, sight)
+            case EvictPod(name, uid, why):
+                await self._evict(made.cluster, name, uid, why)
+            case DecideRing(what, ring, problems):
+                if ring is not None:
+                    await self._decide(made.cluster, ring, sight)
+                    self.teller.decided(what, ring, problems)
+            case AdoptRing(name):
+                await self._adopt(made.cluster, name, sight)
 
     # Objects
 
@@ -349,6 +372,12 @@ class Carrier:
         if (kind, name) in self._touched:
             raise _LookAgain
         self._touched.add((kind, name))
+
+
+def _target(step: AnyStep) -> str:
+    """Whom or what it is about; "" if it says nothing of the kind."""
+    nodes = getattr(step, "nodes", ())
+    return str(getattr(step, "node", "") or getattr(step, "name", "")) or ", ".join(nodes)
 
 
 def _spent(ring: Ring, sight: Sight) -> dict[str, str]:

@@ -84,6 +84,17 @@ STATUS: Final = Group(
                 "bytesPerSecond": Integer("How fast they move."),
                 "etaSeconds": Integer("How long the rest takes at that pace."),
                 "stalled": Boolean("Whether it stands still; `step` says who, and why."),
+                "trace": Group(
+                    "Where it can be followed, if the operator sends spans.",
+                    {
+                        "traceparent": Text(
+                            "W3C's name of its root span; the 32 digits are the trace's id."
+                        ),
+                        "startedAt": Time("When it began: with the edit, if one began it."),
+                        "generation": Integer("The metadata.generation that it carries out."),
+                        "kind": Text("What it is as a whole, in one word."),
+                    },
+                ),
             },
         ),
         "plan": Texts("With dryRun: the exact next steps, in order."),

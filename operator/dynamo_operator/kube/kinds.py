@@ -90,3 +90,43 @@ USES: Final[Mapping[Kind, tuple[Verb, ...]]] = {
 CHILDREN: Final = tuple(
     kind for kind, verbs in USES.items() if "watch" in verbs and kind != DYNAMO_CLUSTER
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the API server is asked for; in words by str()."""
+
+    verb: Verb
+    kind: Kind
+    namespace: str | None
+    name: str | None
+
+    def __str__(self) -> str:
+        what = self.verb.replace("_", " the ").replace("apply the status", "apply the status of")
+        if self.name is None:
+            where = f" in namespace {self.namespace}" if self.namespace else ""
+            return f"{what} {self.kind.name}s{where}"
+        at = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{what} {self.kind.name} {at}"
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is about what there is; what is told to people is about the operator."""
+        return self.verb != "apply_status" and self.kind != EVENT
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        return {
+            "dynamo.api.verb": self.verb,
+            "dynamo.api.kind": self.kind.name,
+            "dynamo.api.name": self.name or "",
+        }
+
+
+def asked_for(verb: Verb, kind: Kind, namespace: str | None, name: str | None = None) -> Asked:
+    """The one place where USES is enforced: raises ValueError for what isn't in it."""
+    if verb not in USES.get(kind, ()):
+        raise ValueError(f"{verb} of {kind.name} is not in kinds.USES, nor in the operator's role")
+    if kind.namespaced and namespace is None and verb != "list":
+        raise ValueError(f"{verb} of {kind.name} needs a namespace")
+    return Asked(verb, kind, namespace, name)

@@ -50,6 +50,17 @@ def kind_of_work(made: KubePlan) -> str:
     return "Update" if _any(steps, Ensure) else "Wait"
 
 
+def outcome_of(made: KubePlan) -> str:
+    """What a pass comes to: paused, dryRun, blocked, working, refused or settled."""
+    if made.cluster.spec.paused:
+        return "paused"
+    if made.to_do and not made.act:
+        return "dryRun"
+    if made.to_do:
+        return "blocked" if made.halts else "working"
+    return "refused" if made.refusals else "settled"
+
+
 def _any(steps: Sequence[AnyStep], *kinds: type) -> bool:
     return any(isinstance(step, kinds) for step in steps)
 

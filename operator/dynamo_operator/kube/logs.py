@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
+from dynamo_operator import spans
+
 Style = Literal["text", "json"]
 
 
@@ -25,6 +27,9 @@ class _Json(logging.Formatter):
             "logger": record.name.removeprefix("dynamo_operator."),
             "message": record.getMessage(),
         }
+        traced = spans.present()
+        if traced is not None:
+            line |= {"trace_id": traced.trace_hex, "span_id": f"{traced.span_id:016x}"}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)

@@ -15,16 +15,22 @@ import socket
 import uuid
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from dynamo_core.errors import CallerError
 from dynamo_operator.kube.connection import Connection
 from dynamo_operator.kube.logs import Style, set_up
+from dynamo_operator.kube.measures import Measures
 from dynamo_operator.kube.names import Release
 from dynamo_operator.kube.reconcile import builder
 from dynamo_operator.kube.serving import LOST, Build, Options, serve, take_signals
+from dynamo_operator.kube.tracing import Traced
+from dynamo_telemetry.endpoints import Tracing, from_environment, target
+
+if TYPE_CHECKING:
+    from dynamo_telemetry.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +84,19 @@ PREFIX: Final = "DYNAMO_OPERATOR"
     help="What the first pod of a new template gets to become ready, before the last good "
     "template is put back.",
 )
+@click.option(
+    "--tracing-endpoint",
+    default="",
+    help="Where spans of operations go by OTLP: http://HOST:4317 (gRPC), http://HOST:4318 (HTTP). "
+    "Without it OTEL_EXPORTER_OTLP_ENDPOINT is taken; without either there are none.",
+)
+@click.option(
+    "--tracing-sample-ratio",
+    type=click.FloatRange(0, 1),
+    default=1,
+    show_default=True,
+    help="The share of operations that are traced.",
+)
 def main(
     namespaces: tuple[str, ...],
     cluster_wide: bool,
@@ -90,6 +109,8 @@ def main(
     admin_peers: str,
     monitor_labels: str,
     ready_within_seconds: float,
+    tracing_endpoint: str,
+    tracing_sample_ratio: float,
 ) -> None:
     """Run Dynamo clusters as their DynamoCluster objects say.
 
@@ -99,6 +120,8 @@ def main(
     if bool(namespaces) == cluster_wide:
         raise click.UsageError("Give either --cluster-wide or --namespace.")
     set_up(log_format)
+    tracing = _tracing(tracing_endpoint, tracing_sample_ratio)
+    measures = Measures()
     options = Options(
         namespaces=tuple(dict.fromkeys(namespaces)),
         lease_namespace=lease_namespace or _own_namespace(namespaces),
@@ -106,15 +129,46 @@ def main(
         release=Release(version("dynamo-store"), node_image),
         liveness_port=liveness_port,
         resync_s=resync_seconds,
+        measures=measures,
     )
+    pipeline = _pipeline(options, tracing)
+    if pipeline is not None:
+        measures.spans(pipeline.facts)
     build = builder(
         namespace=_own_namespace(namespaces),
         labels=_read("--pod-labels", pod_labels, dict),
         peers=_read("--admin-peers", admin_peers, list),
         monitors=_read("--monitor-labels", monitor_labels, dict) if monitor_labels else None,
         ready_within_s=ready_within_seconds,
+        measures=measures,
+        traced=Traced(pipeline, tracing.sample_ratio),
     )
-    raise SystemExit(asyncio.run(_run(options, build)))
+    try:
+        raise SystemExit(asyncio.run(_run(options, build)))
+    finally:
+        if pipeline is not None:
+            pipeline.close()
+
+
+def _tracing(endpoint: str, ratio: float) -> Tracing:
+    """By the options, or by OpenTelemetry's variables if they name no endpoint."""
+    try:
+        if not endpoint:
+            return from_environment(os.environ)
+        target(endpoint)
+    except CallerError as error:
+        raise click.UsageError(str(error)) from error
+    return Tracing(endpoint, ratio)
+
+
+def _pipeline(options: Options, tracing: Tracing) -> Pipeline | None:
+    """None if no spans are sent: importing the SDK takes a third of a second and 20 MB."""
+    if not tracing.endpoint:
+        return None
+    from dynamo_telemetry.pipeline import Pipeline, Service
+
+    service = Service("dynamo-operator", options.identity, options.release.version)
+    return Pipeline(service, tracing)
 
 
 def _read(option: str, text: str, wanted: type) -> Any:

@@ -24,6 +24,7 @@ from dynamo_operator.kube.handlers import seen, watch
 from dynamo_operator.kube.health import Health
 from dynamo_operator.kube.kinds import DYNAMO_CLUSTER
 from dynamo_operator.kube.lease import Lease, Terms
+from dynamo_operator.kube.measures import Measures
 from dynamo_operator.kube.names import OPERATOR, Release
 from dynamo_operator.kube.tasks import Reconciler, Seen, Tasks
 
@@ -48,6 +49,7 @@ class Options:
     resync_s: float
     liveness_host: str | None = None
     terms: Terms = field(default_factory=Terms)
+    measures: Measures = field(default_factory=Measures)
 
 
 async def serve(
@@ -62,7 +64,7 @@ async def serve(
 
     `end` must not return to the loop (os._exit): the clusters are another process's by then.
     """
-    health = Health()
+    health = Health(options.measures)
     await health.start(options.liveness_port, options.liveness_host)
     try:
         plain = Api(connection)
@@ -77,9 +79,11 @@ async def serve(
         if not await _unless(stop, _served(plain, options.namespaces)):
             return DONE
         health.state = "standing by"
+        options.measures.leads(False)
         if not await _unless(stop, lease.acquire()):
             return DONE
         health.state = "leading"
+        options.measures.leads(True)
         api = Api(connection, may_write=lease.holds)
         async with build(api, options.release) as reconciler:
             tasks = Tasks(reconciler, resync_s=options.resync_s)
@@ -87,6 +91,7 @@ async def serve(
             return await _lead(options, tasks, connection, api, lease, stop=stop, end=end)
     finally:
         health.state = "stopping"
+        options.measures.leads(False)
         await health.close()
 
 
