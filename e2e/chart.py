@@ -58,6 +58,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"serviceAccount": {"create": False, "name": "mine"}},
     {"serviceAccount": {"name": "mine", "annotations": {"a": "b"}}},
     {"networkPolicy": {"enabled": True}},
+    {"tracing": {"endpoint": "http://jaeger.tracing:4317", "sampleRatio": "0.5"}},
     {"nodeMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
     {"adminPeers": [{"podSelector": {"matchLabels": {"app": "debug"}}}]},
     {"image": {"digest": f"sha256:{'0' * 64}", "pullPolicy": "Always"}},

@@ -111,6 +111,7 @@ def test_what_values_say_reaches_the_process(tmp_path: Path) -> None:
         adminPeers=[{"podSelector": {}}],
         nodeMonitor={"enabled": True, "labels": {"release": "p"}},
         image={"repository": "registry/operator", "tag": "7"},
+        tracing={"endpoint": "http://jaeger.tracing:4317", "sampleRatio": 0.5},
     )
     arguments = container(found)["args"]
     assert arguments[:2] == ["--namespace=shop", "--namespace=bank"]
@@ -118,6 +119,8 @@ def test_what_values_say_reaches_the_process(tmp_path: Path) -> None:
     assert container(found)["image"] == "registry/operator:7"
     told = environment(found)
     assert told["DYNAMO_OPERATOR_NODE_IMAGE"] == "registry/node:7"
+    assert told["DYNAMO_OPERATOR_TRACING_ENDPOINT"] == "http://jaeger.tracing:4317"
+    assert told["DYNAMO_OPERATOR_TRACING_SAMPLE_RATIO"] == "0.5"
     assert json.loads(told["DYNAMO_OPERATOR_ADMIN_PEERS"]) == [{"podSelector": {}}]
     assert json.loads(told["DYNAMO_OPERATOR_MONITOR_LABELS"]) == {"release": "p"}
 
@@ -131,6 +134,8 @@ def test_what_values_say_reaches_the_process(tmp_path: Path) -> None:
         ({"image": {"digest": "sha256:12"}}, "digest"),
         ({"logFormat": "xml"}, "logFormat"),
         ({"resyncSeconds": 0}, "resyncSeconds"),
+        ({"tracing": {"endpoint": "jaeger:4317"}}, "endpoint"),
+        ({"tracing": {"sampleRatio": "2"}}, "sampleRatio"),
         ({"serviceAccount": {"create": False, "name": ""}}, "serviceAccount.name"),
     ],
 )

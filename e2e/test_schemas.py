@@ -54,6 +54,10 @@ def test_the_chart_with_every_switch(tmp_path: Path, judge: Judge, values: dict[
     judge(chart_text(tmp_path, **values))
 
 
+def test_jaeger_for_kind(judge: Judge) -> None:
+    judge((ROOT / "e2e/jaeger.yaml").read_text())
+
+
 @pytest.mark.parametrize("folder", KUSTOMIZED)
 def test_what_kustomize_applies(judge: Judge, folder: str) -> None:
     judge(command("kubectl", "kustomize", folder))

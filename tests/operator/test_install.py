@@ -1,6 +1,7 @@
 """What is applied to install the operator says what the operator needs, and nothing else."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -79,3 +80,15 @@ def test_the_probes_ask_the_port_on_which_it_answers(deployment: Any) -> None:
         "liveness": {"path": "/healthz", "port": "health"},
         "readiness": {"path": "/readyz", "port": "health"},
     }
+
+
+def test_jaeger_on_kind_is_the_image_that_the_script_replaces() -> None:
+    script = (ROOT / "scripts/kind_up").read_text()
+    (default,) = re.findall(r"^JAEGER_DEFAULT=(\S+)$", script, re.MULTILINE)
+    found = list(yaml.safe_load_all((ROOT / "e2e/jaeger.yaml").read_text()))
+    (deployment,) = [one for one in found if one["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == default
+    (service,) = [one for one in found if one["kind"] == "Service"]
+    name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+    assert f"http://{name}.{namespace}:4317" in script
