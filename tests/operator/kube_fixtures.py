@@ -11,6 +11,7 @@ from tests.operator.kube_world import KubeWorld
 
 from dynamo_operator.kube.api import Api
 from dynamo_operator.kube.lease import Terms
+from dynamo_operator.kube.measures import Measures
 from dynamo_operator.kube.names import Release
 from dynamo_operator.kube.serving import Build, Options, serve
 from dynamo_operator.kube.tasks import Reconciler
@@ -99,6 +100,7 @@ async def operator(
     terms: Terms = QUICK,
     passes: Passes | None = None,
     build: Build | None = None,
+    measures: Measures | None = None,
 ) -> AsyncIterator[Running]:
     """The whole of `serving`, with its health on a port of 127.0.0.1.
 
@@ -115,6 +117,7 @@ async def operator(
         resync_s=resync_s,
         liveness_host="127.0.0.1",
         terms=terms,
+        measures=measures or Measures(),
     )
     work = serve(options, build or passes.build, world.connection(), stop=stop, end=ended.append)
     running = Running(world, passes, stop, ended, asyncio.create_task(work), port)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.operator.api_rights import install_definition, operator_account
 from tests.operator.api_server import MISSING, WHY_SKIPPED, ApiServer, api_server
+from tests.telemetry.receivers import grpc_receiver
 
 from dynamo_operator.kube import names
 from dynamo_operator.kube.api import Api
@@ -14,7 +15,10 @@ from dynamo_operator.kube.connection import Connection
 from dynamo_operator.kube.observing import Network, Observer
 from dynamo_operator.kube.reconcile import ClusterPasses
 from dynamo_operator.kube.telling import Teller
+from dynamo_operator.kube.tracing import Traced
 from dynamo_operator.kube.world import Surroundings
+from dynamo_telemetry.endpoints import Tracing
+from dynamo_telemetry.pipeline import Pipeline, Service
 
 if MISSING:
     pytest.skip(WHY_SKIPPED, allow_module_level=True)
@@ -66,11 +70,13 @@ def versions(server: ApiServer) -> dict[tuple[str, str], str]:
     return found
 
 
-async def passes(server: ApiServer, api: Api, name: str, count: int) -> None:
+async def passes(
+    server: ApiServer, api: Api, name: str, count: int, traced: Traced | None = None
+) -> None:
     """So many passes over a cluster whose pods nobody starts."""
     uid = server.ask("GET", f"{CLUSTERS}/{name}")[1]["metadata"]["uid"]
     owner = names.Owner(name, "default", uid)
-    reconciler = ClusterPasses(api, AROUND, Network())
+    reconciler = ClusterPasses(api, AROUND, Network(), traced=traced)
     observer, teller = Observer(api, AROUND, Network()), Teller(api, owner)
     try:
         for _ in range(count):
@@ -154,3 +160,47 @@ async def test_an_edit_changes_the_template_and_comes_to_rest(server: ApiServer,
     before = versions(server)
     await passes(server, api, "edited", 2)
     assert versions(server) == before
+
+
+async def test_the_trace_of_an_operation_stands_in_the_status_from_the_edit_on(
+    server: ApiServer, api: Api
+) -> None:
+    """Each pass is another operator's: what it knows of the trace is what the server kept."""
+    body = {
+        "apiVersion": "dynamocluster.io/v1alpha1",
+        "kind": "DynamoCluster",
+        "metadata": {"name": "traced"},
+        "spec": {},
+    }
+    made = server.made(CLUSTERS, body)
+
+    def trace() -> dict[str, Any]:
+        return dict(server.ask("GET", f"{CLUSTERS}/traced")[1]["status"]["operation"]["trace"])
+
+    with grpc_receiver() as received:
+        pipeline = Pipeline(Service("dynamo-operator", "one", "1"), Tracing(received.endpoint, 1.0))
+        traced = Traced(pipeline)
+        for _ in range(4):
+            await passes(server, api, "traced", 1, traced)
+        first = trace()
+        assert first["kind"] == "Create"
+        assert first["startedAt"][:19] == made["metadata"]["creationTimestamp"][:19]
+        before = versions(server)
+        await passes(server, api, "traced", 2, traced)
+        assert versions(server) == before
+        change = {"spec": {"replicas": 4}}
+        kind = "application/merge-patch+json"
+        status, edited = server.ask("PATCH", f"{CLUSTERS}/traced", change, kind)
+        assert status == 200
+        times = {
+            one["time"] for one in edited["metadata"]["managedFields"] if "subresource" not in one
+        }
+        await passes(server, api, "traced", 1, traced)
+        second = trace()
+        assert second["generation"] == edited["metadata"]["generation"]
+        assert second["traceparent"] != first["traceparent"]
+        assert second["startedAt"][:19] in {one[:19] for one in times}
+        assert pipeline.close(20)
+    (root,) = [one for one in received.spans if not one.parent_id]
+    assert root.trace_id == first["traceparent"].split("-")[1]
+    assert root.attributes["dynamo.outcome"] == "superseded"

@@ -69,6 +69,27 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.identity != options.identity
 
 
+def test_where_spans_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipelines: list[Any] = []
+    monkeypatch.setattr(main, "_pipeline", lambda options, tracing: pipelines.append(tracing))
+    arguments = ["--cluster-wide", "--node-image", "i"]
+    ours = {"DYNAMO_OPERATOR_TRACING_ENDPOINT": "", "DYNAMO_OPERATOR_TRACING_SAMPLE_RATIO": "1"}
+    options_of(monkeypatch, arguments, **ours)
+    options_of(monkeypatch, arguments, **ours, OTEL_EXPORTER_OTLP_ENDPOINT="http://other:4317")
+    ours |= {"DYNAMO_OPERATOR_TRACING_ENDPOINT": "http://j:4318"}
+    ours |= {"DYNAMO_OPERATOR_TRACING_SAMPLE_RATIO": "0.5"}
+    _, given = options_of(monkeypatch, arguments, **ours)
+    assert given["traced"].ratio == 0.5
+    assert [(one.endpoint, one.sample_ratio) for one in pipelines[1:]] == [
+        ("http://other:4317", 1.0),
+        ("http://j:4318", 0.5),
+    ]
+    assert pipelines[0].endpoint == ""
+    result = options_of(monkeypatch, [*arguments, "--tracing-endpoint", "j:4317"])
+    assert result.exit_code == 2
+    assert "tracing endpoint" in result.output
+
+
 def test_options_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     options, surroundings = options_of(
         monkeypatch,

@@ -1,5 +1,6 @@
 """The operator's spans, at a real receiver: one trace for each operation, and none without one."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -16,7 +17,7 @@ from tests.telemetry.receivers import Received, Span, grpc_receiver
 from dynamo_operator.kube import kinds
 from dynamo_operator.kube.errors import KubeError
 from dynamo_operator.kube.logs import _Json
-from dynamo_operator.kube.reconcile import builder
+from dynamo_operator.kube.reconcile import ClusterPasses, builder
 from dynamo_operator.kube.tracing import Traced
 from dynamo_telemetry.contexts import SpanContext
 from dynamo_telemetry.endpoints import Tracing
@@ -226,10 +227,13 @@ async def test_what_fails_is_told_once_and_belongs_to_the_operation() -> None:
         play.apply(replicas=3)
         await play.until_settled()
         play.edit({"replicas": 4})
+        await play.settle()
+        api, _ = direct_api(play.world)
+        passes = ClusterPasses(api, play._surroundings(), Loopback(play), traced=play.traced)
         for _ in range(3):
             play.world.fail("patch", kinds.STATEFUL_SET, code=500)
             with pytest.raises(KubeError):
-                await play.turn()
+                await passes.run("shop", "cart", play.applied["metadata"]["uid"], asyncio.Event())
         await play.until_settled()
         _, root = await scene.roots()
         tree = await scene.tree(root)

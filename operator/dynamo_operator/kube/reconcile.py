@@ -75,27 +75,35 @@ class ClusterPasses:
         self._network = network
         self._measures = measures or Measures()
         self._traced = traced or Traced()
+        self._tracing: dict[str, ClusterTracing] = {}  # by uid: beyond a pass that fails
 
     async def run(self, namespace: str, name: str, uid: str, woken: asyncio.Event) -> None:
         """Passes until cancelled, or until the object of this uid is gone."""
         owner = names.Owner(name, namespace, uid)
         observer = Observer(self._api, self._surroundings, self._network)
         teller = Teller(self._api, owner)
-        tracing = self._traced.cluster(owner)
+        tracing = self._tracing.setdefault(uid, self._traced.cluster(owner))
         try:
             while True:
                 woken.clear()
                 pause_s = await self._pass(owner, observer, teller, tracing)
                 if pause_s is None:
+                    self._forget(owner)
                     return
                 try:
                     async with asyncio.timeout(pause_s):
                         await woken.wait()
                 except TimeoutError:
                     pass
+        except asyncio.CancelledError:
+            self._forget(owner)
+            raise
         finally:
-            self._measures.gone(owner.namespace, owner.name)
             await observer.close()
+
+    def _forget(self, owner: names.Owner) -> None:
+        self._measures.gone(owner.namespace, owner.name)
+        self._tracing.pop(owner.uid, None)
 
     async def _pass(
         self,
