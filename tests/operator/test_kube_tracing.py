@@ -101,6 +101,7 @@ async def test_a_scale_up_is_one_trace_from_the_edit_until_all_has_moved() -> No
         (scaled,) = tree["step.ScaleSet"]
         assert scaled.parent_id in {one.span_id for one in passes}
         assert scaled.attributes["dynamo.step.target"] == "cart-default"
+        assert scaled.attributes["dynamo.outcome"] == "done"
         (write,) = (s for s in scene.received.children(scaled) if s.name == "api.patch")
         assert write.attributes["dynamo.api.kind"] == "StatefulSet"
         assert write.attributes["http.response.status_code"] == 200
@@ -116,7 +117,7 @@ async def test_a_scale_up_is_one_trace_from_the_edit_until_all_has_moved() -> No
         assert {s.kind for s in posts} == {"client"}
         assert {s.parent_id for s in tree["node.status"]} == {s.span_id for s in tree["observe"]}
         assert {s.parent_id for s in tree["api.apply_status"]} <= {s.span_id for s in passes}
-        assert "step.AwaitMoves" in tree
+        assert {s.attributes["dynamo.outcome"] for s in tree["step.AwaitMoves"]} == {"waits"}
         # What nodes do because of it can join.
         told = [SpanContext.from_header(one) for one in play.joined["POST /admin/ring"]]
         assert {(one.trace_hex, f"{one.span_id:016x}") for one in told if one} == {

@@ -137,9 +137,11 @@ class Carrier:
             kind = type(step).__name__
             about = {"dynamo.step.kind": kind, "dynamo.step.target": _target(step)}
             about["dynamo.step"] = str(step)[:STEP_TEXT_MAX]
-            with span(f"step.{kind}", about, expected=(_LookAgain, Conflict, NotFound)):
+            with span(f"step.{kind}", about, expected=(_LookAgain, Conflict, NotFound)) as traced:
                 goes_on = await self._step(step, puts, made, sight)
-            if not isinstance(step, _TOLD_OF):
+                taken = not isinstance(step, _TOLD_OF) and not self.waits
+                traced.came_to("done" if taken else "told" if goes_on else "waits")
+            if taken:
                 self.did(step)
             if not goes_on:
                 return

@@ -46,7 +46,7 @@ class Measures:
         )
         self._passes = self._counter("passes", "Passes over clusters.", "outcome")
         self._errors = self._counter("errors", "What went wrong in passes.", "kind")
-        self._steps = self._counter("steps", "Steps of plans that were carried out.", "kind")
+        self._steps = self._counter("steps", "Steps of plans that were taken.", "kind")
         self._spans = self._gauge(
             "spans", "Spans since the start, by what became of them.", "state"
         )
