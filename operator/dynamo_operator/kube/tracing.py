@@ -1,8 +1,8 @@
 """One trace for each operation on a cluster: from the edit that began it until nothing is left.
 
-Owns which operation a pass belongs to, what of it stands in the status between passes, which
-passes are worth their spans, and the root span, which is sent once, when the operation is over
-(decision 0021). Forbidden: deciding anything about a cluster by it, secrets, and the SDK.
+Owns which operation a pass belongs to, which passes are worth their spans, and the root span,
+which is sent once, when the operation is over (decision 0021). Forbidden: deciding anything
+about a cluster by it, secrets, and the SDK.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from dynamo_operator.kube.names import Owner
+from dynamo_operator.kube.operations import Operation, edited_ns, read_operation, told_ns
 from dynamo_operator.spans import Recording, Span, new_id, span
 from dynamo_operator.steps import uncounted
 from dynamo_telemetry import sampling
@@ -22,11 +22,9 @@ from dynamo_telemetry.contexts import SAMPLED, SpanContext
 
 STEPS_TOLD_MAX: Final = 20
 TEXT_MAX: Final = 300
-KIND_MAX: Final = 40
 VAGUE: Final = ("", "Wait", "Update")
 """Kinds of work that give way to a more telling one of the same operation."""
 _AWAITS: Final = "step.Await"
-_MICROSECOND_NS: Final = 1000
 
 
 class Sender(Protocol):
@@ -45,40 +43,6 @@ class Sender(Protocol):
         links: Sequence[tuple[SpanContext, Mapping[str, Any]]] = ...,
         error: str | None = ...,
     ) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What is being done. context: of its root span, which is sent at the end.
-
-    started_ns: since the epoch, whole microseconds. generation: of the spec.
-    """
-
-    context: SpanContext
-    started_ns: int
-    generation: int
-    kind: str = ""
-
-    def note(self) -> dict[str, Any]:
-        """As it stands in the status, so that the next operator goes on with it."""
-        return {
-            "traceparent": self.context.traceparent(),
-            "startedAt": _told_time(self.started_ns),
-            "generation": self.generation,
-            "kind": self.kind,
-        }
-
-
-def read_operation(status: Mapping[str, Any]) -> Operation | None:
-    """What the status says of a trace; None if nothing, or nothing that can be read."""
-    try:
-        note = status["operation"]["trace"]
-        context = SpanContext.from_header(str(note["traceparent"]))
-        started_ns = _read_time(note["startedAt"])
-        generation, kind = int(note["generation"]), str(note.get("kind", ""))[:KIND_MAX]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return Operation(context, started_ns, generation, kind) if context else None
 
 
 @dataclass(slots=True)
@@ -203,11 +167,11 @@ class ClusterTracing:
     def _new(self, found: Mapping[str, Any], generation: int, now_ns: int) -> Operation:
         started_ns = now_ns
         if generation != (found.get("status") or {}).get("observedGeneration"):
-            started_ns = min(now_ns, _edited_ns(found["metadata"], generation) or now_ns)
+            started_ns = min(now_ns, edited_ns(found["metadata"], generation) or now_ns)
         trace_id = new_id(16)
         kept = trace_id & sampling.LOW < sampling.bound(self.ratio)
         context = SpanContext(trace_id, new_id(8), SAMPLED if kept else 0)
-        return Operation(context, started_ns - started_ns % _MICROSECOND_NS, generation)
+        return Operation(context, told_ns(started_ns), generation)
 
     def _close(self, one: PassTracing, recording: Recording) -> None:
         operation = one.operation
@@ -300,38 +264,3 @@ def _same(one: Span, other: Span) -> bool:
     """Whether two passes wait for one thing, however far it is, in one operation."""
     texts = [uncounted(str(each.attributes.get("dynamo.step", ""))) for each in (one, other)]
     return texts[0] == texts[1] and one.context.trace_id == other.context.trace_id
-
-
-def _edited_ns(metadata: Mapping[str, Any], generation: int) -> int | None:
-    """When somebody last wrote what isn't status, by the API server's clock, in its seconds."""
-    times = [
-        one.get("time")
-        for one in metadata.get("managedFields") or []
-        if one.get("subresource") != "status"
-    ]
-    if generation == 1:
-        times = [metadata.get("creationTimestamp")]
-    found = []
-    for told in times:
-        try:
-            found.append(_read_time(told))
-        except (TypeError, ValueError):
-            continue
-    return max(found, default=None)
-
-
-def _told_time(at_ns: int) -> str:
-    seconds, rest = divmod(at_ns, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // _MICROSECOND_NS)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _read_time(told: object) -> int:
-    """Nanoseconds since the epoch. Raises TypeError, ValueError."""
-    if not isinstance(told, str):
-        raise TypeError("no time")
-    moment = datetime.fromisoformat(told)
-    if moment.tzinfo is None:
-        raise ValueError("a time without its zone")
-    whole = moment.replace(microsecond=0).timestamp()
-    return int(whole) * 1_000_000_000 + moment.microsecond * _MICROSECOND_NS
