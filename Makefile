@@ -40,7 +40,7 @@ bench: setup ## compare with a three-node etcd on this machine (ARGS="--quick")
 e2e: setup ## bad days from outside: of a local cluster, and on kind (or E2E_KUBECONFIG)
 	@$(BIN)/pytest e2e $(if $(SCENARIO),-k "$(SCENARIO)") $(ARGS)
 
-kind-up: ## the store on a Kubernetes of its own, in Docker (BASE_IMAGE, KIND_NODE_IMAGE, DOCKER_BUILD_ARGS)
+kind-up: ## the store on a Kubernetes of its own, in Docker (BASE_IMAGE, KIND_NODE_IMAGE, JAEGER_IMAGE, DOCKER_BUILD_ARGS)
 	@scripts/kind_up
 
 kind-down: ## take that away again
