@@ -60,6 +60,8 @@ SWITCHES: list[dict[str, Any]] = [
     {"networkPolicy": {"enabled": True}},
     {"tracing": {"endpoint": "http://jaeger.tracing:4317", "sampleRatio": "0.5"}},
     {"nodeMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "Stores"}}},
+    {"alerts": {"enabled": True, "labels": {"release": "prometheus"}}},
     {"adminPeers": [{"podSelector": {"matchLabels": {"app": "debug"}}}]},
     {"image": {"digest": f"sha256:{'0' * 64}", "pullPolicy": "Always"}},
     {

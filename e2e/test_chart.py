@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from e2e.chart import CHART, SWITCHES, chart_text
-from e2e.kube import Failed, command
+from e2e.kube import ROOT, Failed, command
 
 NEEDED = ("helm", "kubectl")
 MISSING = [tool for tool in NEEDED if shutil.which(tool) is None]
@@ -97,6 +97,8 @@ def test_every_switch_renders(tmp_path: Path, values: dict[str, Any]) -> None:
     found = rendered(tmp_path, **values)
     kinds = {kind for kind, _ in found}
     assert ("ClusterRole" in kinds) is ("namespaces" not in values and "rbac" not in values)
+    assert ("ConfigMap" in kinds) is ("dashboard" in values)
+    assert ("PrometheusRule" in kinds) is ("alerts" in values)
     assert ("NetworkPolicy" in kinds) is ("networkPolicy" in values)
     assert ("CustomResourceDefinition" in kinds) is ("crds" not in values)
     for namespace in values.get("namespaces", ()):
@@ -125,6 +127,17 @@ def test_what_values_say_reaches_the_process(tmp_path: Path) -> None:
     assert json.loads(told["DYNAMO_OPERATOR_MONITOR_LABELS"]) == {"release": "p"}
 
 
+def test_dashboard_and_alerts_come_out_as_their_files_are(tmp_path: Path) -> None:
+    """Both have {{ }} of their own, which isn't Helm's."""
+    found = rendered(tmp_path, dashboard={"enabled": True}, alerts={"enabled": True})
+    files = ROOT / CHART / "files"
+    board = found["ConfigMap", "dynamo-operator-dashboard"]
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert board["data"] == {"dynamo-nodes.json": (files / "dashboard.json").read_text()}
+    rules = found["PrometheusRule", "dynamo-operator"]["spec"]
+    assert rules == yaml.safe_load((files / "alerts.yaml").read_text())
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -133,6 +146,8 @@ def test_what_values_say_reaches_the_process(tmp_path: Path) -> None:
         ({"namespaces": ["Shop"]}, "namespaces"),
         ({"image": {"digest": "sha256:12"}}, "digest"),
         ({"logFormat": "xml"}, "logFormat"),
+        ({"dashboard": {"enable": True}}, "enable"),
+        ({"alerts": {"labels": {"release": 1}}}, "alerts"),
         ({"resyncSeconds": 0}, "resyncSeconds"),
         ({"tracing": {"endpoint": "jaeger:4317"}}, "endpoint"),
         ({"tracing": {"sampleRatio": "2"}}, "sampleRatio"),

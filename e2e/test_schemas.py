@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=WHY_SKIPPED),
 ]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+FOREIGN = {"PrometheusRule"}  # of definitions that no plain API server knows
 KUSTOMIZED = ("charts/kustomize", "charts/kustomize/namespaced", "charts/kustomize/operator")
 
 Judge = Callable[[str], None]
@@ -40,9 +41,9 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     location = kube_schemas.written(folder / "kinds", kube_schemas.files(document, ours))
 
     def judged(text: str) -> None:
-        count = sum(1 for one in yaml.safe_load_all(text) if one)
+        count = sum(1 for one in yaml.safe_load_all(text) if one and one["kind"] not in FOREIGN)
         words = ("kubeconform", "-strict", "-summary", "-schema-location", location)
-        told = command(*words, text=text)
+        told = command(*words, "-skip", ",".join(FOREIGN), text=text)
         assert f"Valid: {count}," in told, told
         assert count, "nothing was judged"
 

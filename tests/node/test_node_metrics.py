@@ -7,6 +7,8 @@ from pathlib import Path
 from aiohttp.test_utils import make_mocked_request
 from tests.node.node_processes import Cluster, until
 from tests.node.prometheus_text import OPENMETRICS, families, metric, series
+from tests.operator.monitoring_files import EXPRESSIONS
+from tests.operator.promql import unknown
 
 from dynamo_node.metrics import NoStore, Page
 
@@ -79,11 +81,13 @@ def test_every_metric_is_documented_promised_and_there(make_cluster: Clusters) -
                for n in cluster.nodes) == 3  # a forwarded one counts once  # fmt: skip
     away.kill()
     until(lambda: metric(here, "dynamo_members", state="down"), "it is seen as down", wanted=1)
-    assert metric(here, "dynamo_partitions_below_quorum", op="get") == 0
-    assert metric(here, "dynamo_partitions_degraded") == 16
+    until(lambda: metric(here, "dynamo_partitions_below_quorum", op="get") == 0, "R are there")
+    until(lambda: metric(here, "dynamo_partitions_degraded"), "one of N is missing", wanted=16)
     here.put(b"hinted", b"1", w=2)
     until(lambda: metric(here, "dynamo_hints_pending", target=away.name), "a hint waits", wanted=1)
     assert metric(here, "dynamo_hints_bytes") > 0
+
+    until(lambda: families(here)["dynamo_background_seconds"].samples, "some work was done")
 
     names = series(families(here))
     families_there = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
@@ -101,6 +105,9 @@ def test_every_metric_is_documented_promised_and_there(make_cluster: Clusters) -
         used = {label for sample in family.samples for label in sample.labels} - {"le"}
         assert used == labels, shown
         assert CONTRACT.get(shown, labels) == labels, shown
+
+    wrong = {where: unknown(text, names) for where, text in EXPRESSIONS}
+    assert {where: found for where, found in wrong.items() if found} == {}, "dashboard, alerts"
 
     away.start()
     away.wait_ready()
