@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar, get_args
 
+from dynamo_client import spans
 from dynamo_client.discovery import Discovery
 from dynamo_client.errors import (
     DynamoClientError,
@@ -117,7 +118,7 @@ class DynamoClient:
         """
         call = GetCall(key_bytes(key), self._r if r is None else r, context)
         return await self._carry_out(
-            lambda by, node, ms: by.get(node, call, ms), timeout_ms, call.key, reads=True
+            "get", lambda by, node, ms: by.get(node, call, ms), timeout_ms, call.key, reads=True
         )
 
     async def put(
@@ -146,7 +147,7 @@ class DynamoClient:
             self._w if w is None else w,
         )
         return await self._carry_out(
-            lambda by, node, ms: by.put(node, call, ms), timeout_ms, call.key
+            "put", lambda by, node, ms: by.put(node, call, ms), timeout_ms, call.key
         )
 
     async def delete(
@@ -168,7 +169,7 @@ class DynamoClient:
             self._w if w is None else w,
         )
         return await self._carry_out(
-            lambda by, node, ms: by.delete(node, call, ms), timeout_ms, call.key
+            "delete", lambda by, node, ms: by.delete(node, call, ms), timeout_ms, call.key
         )
 
     async def update(
@@ -223,7 +224,9 @@ class DynamoClient:
 
     async def cluster(self, *, timeout_ms: int | None = None) -> dict[str, Any]:
         """The cluster as one node sees it: `name`, `ring`, `nodes`, `transfers`."""
-        view = await self._carry_out(lambda by, node, ms: by.cluster(node, ms), timeout_ms)
+        view = await self._carry_out(
+            "cluster", lambda by, node, ms: by.cluster(node, ms), timeout_ms
+        )
         if self._discovery is not None:
             self._discovery.learn(view)
         return view
@@ -235,11 +238,26 @@ class DynamoClient:
 
     async def _carry_out(
         self,
+        operation: str,
         one_try: Callable[[Transport, str, int], Awaitable[T]],
         timeout_ms: int | None,
         key: bytes | None = None,
         *,
         reads: bool = False,
+    ) -> T:
+        """`_try_nodes`, under a span where the application traces."""
+        if not spans.traced():
+            return await self._try_nodes(spans.UNTRACED, one_try, timeout_ms, key, reads)
+        with spans.call(operation) as call:
+            return await self._try_nodes(call, one_try, timeout_ms, key, reads)
+
+    async def _try_nodes(
+        self,
+        call: spans.Call,
+        one_try: Callable[[Transport, str, int], Awaitable[T]],
+        timeout_ms: int | None,
+        key: bytes | None,
+        reads: bool,
     ) -> T:
         """Try nodes in turn until one does it, the deadline is near, or all were tried.
 
@@ -280,6 +298,7 @@ class DynamoClient:
                 raise
             else:
                 nodes.succeeded(node)
+                call.answered(node, len(tried), done)
                 return done
         raise _worst(failures)
 

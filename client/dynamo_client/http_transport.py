@@ -18,6 +18,7 @@ from yarl import URL
 
 from dynamo_client.errors import BadRequest, UnexpectedAnswer, Unreachable, from_problem
 from dynamo_client.items import OCTET_STREAM, Acks, DeleteResult, Item, PutResult, Sibling
+from dynamo_client.spans import outgoing
 from dynamo_client.transport import DeleteCall, GetCall, PutCall
 
 CONTEXT = "X-Dynamo-Context"
@@ -194,6 +195,8 @@ class HttpTransport:
         body: bytes | None,
         timeout_ms: int,
     ) -> _Answer:
+        if (trace := outgoing()) is not None:
+            headers = {**headers, "traceparent": trace.traceparent()}
         started = time.monotonic()
         timeout = aiohttp.ClientTimeout(
             total=timeout_ms / 1000, sock_connect=min(timeout_ms, _CONNECT_MS_MAX) / 1000

@@ -14,6 +14,7 @@ from typing import Final
 
 from dynamo_client.errors import Unreachable
 from dynamo_client.native_connection import Connection
+from dynamo_client.spans import outgoing
 from dynamo_core.errors import CallerError, Corrupt
 from dynamo_core.frames import NO_RING, Frame, RingName, pack_frame
 
@@ -95,7 +96,9 @@ class Link:
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(_SWEEP_S, self._sweep, now + _SWEEP_S)
-        connection.send(pack_frame(kind, request_id, node_ms, self.cluster.ring_name, payload))
+        trace, ring_name = outgoing(), self.cluster.ring_name
+        context = b"" if trace is None else trace.to_bytes()
+        connection.send(pack_frame(kind, request_id, node_ms, ring_name, payload, context))
         try:
             reply = await future
         except asyncio.CancelledError:

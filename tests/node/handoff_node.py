@@ -137,6 +137,7 @@ def node_with(
         gossip=SimpleNamespace(spared=lambda number: spared),
         rings=SimpleNamespace(left=False),
         refused=[],
+        tracing=SimpleNamespace(on=False),
     )
     node.coordinator = SimpleNamespace(reply_was_no=lambda *no: node.refused.append(no))
     return node

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -166,6 +168,40 @@ def test_a_merge_links_to_the_puts_that_wrote_the_siblings(
     assert merged.status == 204
     root = named(received, trace, "dynamo.put")
     assert sorted(root.links) == sorted((w.trace_id, w.span_id) for w in writers)
+
+
+@pytest.mark.parametrize("protocol", ["native", "http"])
+def test_one_trace_from_the_command_line_to_the_commit(
+    traced: tuple[Cluster, Received], protocol: str
+) -> None:
+    cluster, received = traced
+    key = f"from-the-shell-{protocol}"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "dynamo_client.cli", "put", key, "a-secret-value"),
+            *("--protocol", protocol),
+        ],
+        env={
+            **os.environ,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint,
+            "DYNAMO_URL": f"http://127.0.0.1:{cluster.nodes[0].http_port}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    ours = [s for s in received.named("dynamo.client.put") if s.service == "dynamo-client"]
+    span = ours[-1]
+    assert not span.parent_id
+    assert (span.kind, span.attributes["dynamo.tries"]) == ("client", 1)
+    spans = tree(received, span.trace_id, "dynamo.put", *["replica.write"] * 5)
+    (root,) = received.children(span)
+    assert (root.name, root.service) == ("dynamo.put", "dynamo-node")
+    spoken = {"native": "dynamo", "http": "http"}[protocol]
+    assert root.attributes["network.protocol.name"] == spoken
+    assert "secret" not in repr(spans)
 
 
 def test_the_callers_decision_is_kept(traced: tuple[Cluster, Received]) -> None:

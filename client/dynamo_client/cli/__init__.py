@@ -8,6 +8,7 @@ and loads what it needs when it runs.
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -34,6 +35,15 @@ _OWN = {
 _KNOWN_ELSEWHERE = {"local": ("operator", "Run a whole cluster on this machine.")}
 _ENTRY_POINTS = "dynamo.commands"
 _ORDER = ("local", *_OWN)
+
+
+def _spans() -> AbstractContextManager[None]:
+    """Spans of the command, where OpenTelemetry's variables ask for them."""
+    if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
+        return nullcontext()
+    from dynamo_client.cli.telling import spans
+
+    return spans()
 
 
 class _Commands(click.Group):
@@ -74,7 +84,8 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            result: object = super().invoke(ctx)
+            with _spans():
+                result: object = super().invoke(ctx)
         except DynamoError as error:
             complain(str(error))
             ctx.exit(exit_code(error))
