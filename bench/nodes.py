@@ -82,6 +82,10 @@ class Nodes:
         status, body = call(self._ports[name][2], "GET", path)
         return json.loads(body) if status == 200 else None
 
+    def put_settings(self, name: str, body: bytes) -> int:
+        """The status with which that node answers other live settings."""
+        return call(self._ports[name][2], "PUT", "/admin/settings", body)[0]
+
     def pids(self) -> Mapping[str, int]:
         return {name: node.pid for name, node in self._running.items()}
 

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 QUEUE_SPANS_MAX: Final = 4096
 BATCH_SPANS_MAX: Final = 512
-DELAY_MS: Final = 500
+DELAY_MS: Final = 1000
 EXPORT_TIMEOUT_S: Final = 5.0
 CLOSE_S: Final = 2.0
 ATTRIBUTES_MAX: Final = 64

@@ -254,6 +254,7 @@ class Replica:
         done: Done,
         wanted: Callable[[], bool] = lambda: True,
         row: bytes | None = None,
+        replaces: Callable[[list[Dot]], None] | None = None,
     ) -> None:
         """Make a new version of `key` and put it into the batch.
 
@@ -266,6 +267,7 @@ class Replica:
         record has to be read from disk first, and then `wanted` says no, nothing is
         written and nobody told: a write that was given up may have been deleted since.
         An owner mints only while it counts under `row`: nothing follows a seal.
+        `replaces` is told first which siblings here the author's context covers.
         """
         if self.read_only():
             refused(RefusedError(Kind.OVERLOADED, "this node's disk is full; nothing was written"))
@@ -290,6 +292,9 @@ class Replica:
             try:
                 held = None if data is None else records.from_bytes(data)
                 obj, dot, context = self._minted(held, write)
+                if replaces is not None and held is not None:
+                    old = objects.from_bytes(held.obj).siblings
+                    replaces([s.dot for s in old if context.covers(s.dot)])
             except DynamoError as error:
                 refused(error)
                 return

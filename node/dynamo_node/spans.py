@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from dynamo_core.versions import Clock, Dot
+from dynamo_core.versions import Dot
 from dynamo_telemetry.contexts import SAMPLED, SpanContext
 
 WROTE: Final = 0x80
@@ -149,13 +149,6 @@ class Writers:
         self._keys[digest] = kept
         if len(self._keys) > KEYS_MAX:
             self._keys.popitem(last=False)
-
-    def covered(self, digest: bytes, clock: Clock) -> list[SpanContext]:
-        """The writers of those versions that a write with this context replaces."""
-        known = self._keys.get(digest)
-        if not known:
-            return []
-        return [context for dot, context in known.items() if clock.covers(dot)]
 
     def of(self, digest: bytes, dots: Iterable[Dot]) -> list[SpanContext]:
         """The writers of these versions, as far as they are known."""

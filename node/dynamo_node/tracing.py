@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dynamo_core import objects
 from dynamo_core.errors import Corrupt
 from dynamo_core.outcomes import Kind, Outcome
-from dynamo_core.versions import Clock
+from dynamo_core.versions import Dot
 from dynamo_core.wire import Op, Operation
 from dynamo_node.config import Config
 from dynamo_node.outside import REAL, Outside
@@ -85,7 +85,11 @@ class Tracing:
                 return
             if self._pipeline is None:
                 # The import takes a tenth of a second: others go on meanwhile.
-                self._pipeline = await asyncio.to_thread(self._made, wanted, version)
+                try:
+                    self._pipeline = await asyncio.to_thread(self._made, wanted, version)
+                except Exception as error:  # no span is worth a node
+                    log.error("spans can't be sent: %r", error)
+                    return
                 self._bits = random.Random(self._outside.random_bytes(32)).getrandbits  # noqa: S311
                 self._wall_s = self._outside.wall_ms() / 1000 - self._clock()
             elif wanted != self._pipeline.tracing:
@@ -239,11 +243,14 @@ class Tracing:
 
     # Who wrote what
 
-    def wrote(self, span: Span, digest: bytes, obj: bytes, write_id: bytes, context: Clock) -> None:
-        """The put of `span` has made `obj`: it is linked to the writes that it replaces."""
-        for writer in self.writers.covered(digest, context):
+    def replaces(self, span: Span, digest: bytes, dots: Iterable[Dot]) -> None:
+        """The put of `span` is linked to the writes of those versions."""
+        for writer in self.writers.of(digest, dots):
             if writer != span.context:
                 span.links.append((writer, {"dynamo.link": "replaces"}))
+
+    def wrote(self, span: Span, digest: bytes, obj: bytes, write_id: bytes) -> None:
+        """The put of `span` has made `obj`."""
         siblings = objects.from_bytes(obj).siblings
         for sibling in siblings:
             if sibling.write_id == write_id:

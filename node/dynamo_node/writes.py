@@ -16,7 +16,7 @@ from dynamo_core.outcomes import Kind, Outcome
 from dynamo_core.put_quorum import PutQuorum, Send
 from dynamo_core.records import NOBODY, Stamp
 from dynamo_core.rounds import last_before
-from dynamo_core.versions import EMPTY, Clock
+from dynamo_core.versions import EMPTY, Clock, Dot
 from dynamo_node.in_flight import InFlight
 from dynamo_node.links import LOST
 from dynamo_node.refusals import MovedError, OtherRowError, PeerRefusal, RefusedError
@@ -119,6 +119,7 @@ class PutOperation(InFlight):
                 partial(self._local_done, local.hint_for),
                 self._wanted,
                 self._place.row,
+                None if request.span is None else self._replaces,
             )
         except DynamoError as error:  # the store is broken
             self._refused(error)
@@ -143,13 +144,15 @@ class PutOperation(InFlight):
         self._send_all(self._sends)
         self._send_ahead()
 
+    def _replaces(self, dots: list[Dot]) -> None:
+        if (span := self._request.span) is not None:
+            self._coordinator.tracing.replaces(span, self._place.digest, dots)
+
     def _tell_who_wrote(self) -> None:
-        """Its span is noted beside the new version, and linked to those of what that replaces."""
-        request, write = self._request, self._write
-        assert request.span is not None
-        self._coordinator.tracing.wrote(
-            request.span, self._place.digest, self._obj, write.write_id, write.context
-        )
+        """Its span is noted beside the new version."""
+        span, write_id = self._request.span, self._write.write_id
+        assert span is not None
+        self._coordinator.tracing.wrote(span, self._place.digest, self._obj, write_id)
         if here := self._spans.get(self._machine.local):
             here.event("storage.batched")
 

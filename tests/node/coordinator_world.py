@@ -104,6 +104,7 @@ class FakeReplica:
         done: Any,
         wanted: Any,
         row: bytes,
+        replaces: Any = None,
     ) -> None:
         def go() -> None:
             if not wanted():

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from bench.ports import free_ports
-from tests.node.node_processes import Cluster, NodeProcess, path_of, until
+from tests.node.node_processes import SECRET, Cluster, NodeProcess, path_of, until
 from tests.telemetry.receivers import Received, Span, grpc_receiver, http_receiver
 
 from dynamo_core.placement import Candidate, next_ring
@@ -40,6 +40,9 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, 
             cluster.start()
             yield cluster, received
             assert not cluster.unclean_lines()
+            for node in cluster.nodes:
+                assert "a-secret-value" not in node.log()
+                assert SECRET not in node.log()
         finally:
             cluster.close()
 
@@ -168,6 +171,21 @@ def test_a_merge_links_to_the_puts_that_wrote_the_siblings(
     assert merged.status == 204
     root = named(received, trace, "dynamo.put")
     assert sorted(root.links) == sorted((w.trace_id, w.span_id) for w in writers)
+
+    # What a write that nobody traced has replaced meanwhile isn't replaced by the next one.
+    plain = here[2].http(
+        "PUT",
+        path_of(key, w=3),
+        b"p",
+        traceparent=f"00-{'c' * 32}-{'d' * 16}-00",
+        X_Dynamo_Context=merged.context,
+    )
+    header, trace = fresh(1)
+    after = here[2].http(
+        "PUT", path_of(key), b"n", traceparent=header, X_Dynamo_Context=plain.context
+    )
+    assert after.status == 204
+    assert named(received, trace, "dynamo.put").links == []
 
 
 @pytest.mark.parametrize("protocol", ["native", "http"])

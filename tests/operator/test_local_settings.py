@@ -1,4 +1,4 @@
-"""An edit of r, w or limits reaches real nodes without a restart; durability restarts each."""
+"""An edit of r, w, limits or tracing reaches real nodes live; durability restarts each."""
 
 import http.client
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.operator.local_clusters import Local, eventually
+from tests.telemetry.receivers import grpc_receiver
 
 
 @pytest.fixture
@@ -52,3 +53,19 @@ def test_limits_change_under_the_same_process_and_for_one_that_was_stopped(real:
     eventually(lambda: all(node["ready"] for node in real.nodes()))
     assert not {node["pid"] for node in real.nodes()} & set(before)
     assert [put(real.port + at, b"x" * 100) for at in range(3)] == [413] * 3
+
+
+def test_tracing_is_turned_on_under_the_same_process(real: Local) -> None:
+    with grpc_receiver() as received:
+        spec = {"ring": {"partitions": 16}, "replicas": 3}
+        real.manifest(**spec)
+        real.up("-f", "cluster.yaml")
+        before = [node["pid"] for node in real.nodes()]
+        real.manifest(**spec, tracing={"endpoint": received.endpoint, "sampleRatio": "1"})
+
+        def traced() -> bool:
+            assert put(real.port, b"x") == 204
+            return bool(received.named("dynamo.put"))
+
+        eventually(traced)
+        assert [node["pid"] for node in real.nodes()] == before
