@@ -102,6 +102,11 @@ class Latencies:
     def any_last_second(self) -> bool:
         return any(self._seconds[0])
 
+    @property
+    def last_second(self) -> int:
+        """Operations of the last whole second."""
+        return sum(self._seconds[0]) if self._seconds else 0
+
 
 class Busy:
     """How much of the time at least one of some overlapping activities went on."""

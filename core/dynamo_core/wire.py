@@ -41,6 +41,10 @@ class Type(IntEnum):
     LEASE = 24
     LEASE_REPLY = 25
     FORWARD = 26
+    INSPECT = 27
+    INSPECT_REPLY = 28
+    FIGURES = 29
+    FIGURES_REPLY = 30
     ERROR = 31
     GOSSIP = 32
     GOSSIP_REPLY = 33

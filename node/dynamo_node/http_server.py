@@ -19,6 +19,8 @@ from aiohttp.web_protocol import RequestHandler
 from dynamo_core.errors import DynamoError
 from dynamo_node import problems
 from dynamo_node.cluster_view import cluster_view
+from dynamo_node.console import PATH as CONSOLE
+from dynamo_node.console import Console
 from dynamo_node.kv import PREFIX, KeyValue
 from dynamo_node.logs import on_behalf_of
 from dynamo_node.metrics import Connections, NodeMetrics
@@ -131,6 +133,7 @@ class ClientDoor:
     def __init__(self, node: "Node", connections: Callable[[], Connections]) -> None:
         self._node = node
         self._kv = KeyValue(node)
+        self._console = Console(node)
         self._pages: dict[str, Callable[[web.BaseRequest], Awaitable[web.Response]]] = {
             "/metrics": NodeMetrics(node, connections).response,
             "/healthz": self._healthz,
@@ -153,11 +156,14 @@ class ClientDoor:
             path = _origin_form(path)
         if path.startswith(PREFIX):
             return await self._kv.handle(request, path)
-        page = self._pages.get(path.partition("?")[0])
+        plain = path.partition("?")[0]
+        if plain == CONSOLE or plain.startswith(CONSOLE + "/"):
+            return await self._console.handle(request, path)
+        page = self._pages.get(plain)
         if page is None:
             raise problems.not_found(
                 f"there is nothing at {path[:80]!r}; there are /kv/{{key}}, "
-                f"{', '.join(sorted(self._pages))}"
+                f"{', '.join(sorted((CONSOLE, *self._pages)))}"
             )
         if request.method not in ("GET", "HEAD"):
             raise problems.method_not_allowed(request.method, "GET, HEAD")
@@ -186,8 +192,8 @@ class ClientDoor:
         name = self._node.config.name
         return web.Response(
             text=f"{name}: an always-writable key-value store\n\n"
-            "  GET|HEAD|PUT|DELETE /kv/{key}\n  GET /cluster\n  GET /readyz\n  GET /healthz\n"
-            "  GET /metrics\n"
+            "  GET|HEAD|PUT|DELETE /kv/{key}\n  GET /cluster\n  GET /ui (the console)\n"
+            "  GET /readyz\n  GET /healthz\n  GET /metrics\n"
         )
 
 

@@ -29,11 +29,13 @@ from dynamo_node.covering import Covering
 from dynamo_node.custodies import Custodies
 from dynamo_node.disk import Clean, Disk, open_disk
 from dynamo_node.disk_health import RESERVE_BYTES, DiskHealth, headroom_bytes
+from dynamo_node.figures import Figures
 from dynamo_node.gossip import Gossip
 from dynamo_node.handing_over import HandingOver
 from dynamo_node.handoff import Handoff
 from dynamo_node.inbound import Inbound
 from dynamo_node.incarnations import Known
+from dynamo_node.inspector import Inspector
 from dynamo_node.names import Names
 from dynamo_node.opening import DamagedError, damaged
 from dynamo_node.outside import REAL, Outside
@@ -117,6 +119,8 @@ class Node:
         self.pings = Pings(self)
         self.antientropy = AntiEntropy(self)
         self.antientropy.compare_rounds = self.reaper.copies.heard_committed
+        self.figures = Figures(self)
+        self.inspector = Inspector(self)
         self.stopping = False
         self.stopped = asyncio.Event()
         self.failure: StorageError | None = None

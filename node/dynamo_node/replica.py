@@ -171,7 +171,25 @@ class Replica:
         self, skey: bytes, done: WithValue, damaged: Callable[[DynamoError], None]
     ) -> None:
         """The encoded object of this node's own record at digest + key, hints left aside."""
+        self._read_record(OBJECTS, skey, done, damaged)
 
+    async def read_own_async(self, skey: bytes) -> bytes | None:
+        """`read_own` as a coroutine; raises Corrupt for a damaged record."""
+        return await given(partial(self.read_own, skey))
+
+    def read_hint(
+        self, place: bytes, done: WithValue, damaged: Callable[[DynamoError], None]
+    ) -> None:
+        """The encoded object that is kept at that place of the hints (`records.hint_key`)."""
+        self._read_record(HINTS, place, done, damaged)
+
+    def _read_record(
+        self,
+        family: str,
+        place: bytes,
+        done: WithValue,
+        damaged: Callable[[DynamoError], None],
+    ) -> None:
         def found(data: bytes | None) -> None:
             try:
                 obj = None if data is None else records.object_of(data)
@@ -180,11 +198,7 @@ class Replica:
                 return
             done(obj)
 
-        self._turns.take(OBJECTS, skey, found, damaged)
-
-    async def read_own_async(self, skey: bytes) -> bytes | None:
-        """`read_own` as a coroutine; raises Corrupt for a damaged record."""
-        return await given(partial(self.read_own, skey))
+        self._turns.take(family, place, found, damaged)
 
     # Writing
 

@@ -77,6 +77,11 @@ class Tombstones:
         """Tombstones in this node's own records of `partition`, as far as they are counted."""
         return self._tombstones.get(partition, 0)
 
+    @property
+    def total(self) -> int:
+        """The same of all partitions."""
+        return sum(self._tombstones.values())
+
     def spent(self, partition: int) -> int:
         """Living keys of `partition` with a clock of which a round may retire entries."""
         return self._counts.get(partition, 0) - self.count(partition)

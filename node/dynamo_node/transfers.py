@@ -8,30 +8,22 @@ Forbidden here: moving data (`taking_over`, `handing_over`).
 """
 
 import asyncio
-import json
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from dynamo_core import slots
-from dynamo_core.errors import DynamoError
-from dynamo_core.frames import Frame
 from dynamo_core.ring import Ring
 from dynamo_core.slots import Move, Row
 from dynamo_core.wire import Type
-from dynamo_node.inbound import Inbound
 from dynamo_node.progress import CLAIMING, WAITING, Progress, Totals
+from dynamo_node.telling import Telling
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
-
-log = logging.getLogger(__name__)
 
 RUNNING: Final = "running"
 STALLED: Final = "stalled"
 LISTED_MAX: Final = 500
 """Transfers that one node tells of; those that run come first."""
-FRESH_S: Final = 1.0
-ASK_TIMEOUT_S: Final = 0.5
 
 
 class Transfers:
@@ -46,12 +38,8 @@ class Transfers:
         self._ring_since = 0.0
         self._moves: dict[int, tuple[Move, ...]] = {}
         self._stale: set[int] = set()
-        self._told: dict[int, dict[str, Any]] = {}
-        """What other nodes said last, by number."""
-        self._asked_at = -FRESH_S
-        self._asking: asyncio.Future[None] | None = None
+        self._others = Telling(node, Type.TRANSFERS, Type.TRANSFERS_REPLY, self._own)
         node.custodies.on_row.append(self._row_changed)
-        node.handlers[Type.TRANSFERS] = self._tell
 
     # What has to move
 
@@ -237,47 +225,18 @@ class Transfers:
 
     # Of all nodes
 
-    def _tell(self, caller: Inbound, frame: Frame) -> None:
-        data = {"ring": self._node.topology.name.id.hex(), "transfers": self.facts(),
+    def _own(self) -> dict[str, Any]:
+        return {"ring": self._node.topology.name.id.hex(), "transfers": self.facts(),
                 "handover": self.handover()}  # fmt: skip
-        payload = json.dumps(data, separators=(",", ":")).encode()
-        caller.reply(frame.request_id, Type.TRANSFERS_REPLY, payload)
 
     async def refresh(self) -> None:
-        """Hear the others, unless that was done a moment ago; waits `ASK_TIMEOUT_S` at most."""
-        if self._loop.time() - self._asked_at < FRESH_S:
-            return
-        if self._asking is None:
-            self._asking = self._loop.create_future()
-            self._node.in_background(self._hear(self._asking))
-        await asyncio.shield(self._asking)
-
-    async def _hear(self, heard: "asyncio.Future[None]") -> None:
-        links = self._node.topology.links
-
-        async def ask(number: int) -> tuple[int, dict[str, Any] | None]:
-            try:
-                kind, reply = await links[number].ask(Type.TRANSFERS, b"", ASK_TIMEOUT_S)
-                told = json.loads(reply) if kind == Type.TRANSFERS_REPLY else None
-                return number, told if isinstance(told, dict) else None
-            except (DynamoError, ValueError, KeyError) as error:
-                log.warning("the transfers of node %d: %s", number, error)
-                return number, None
-
-        try:
-            asked = [n for n in sorted(links) if links[n].up]
-            answers = await asyncio.gather(*map(ask, asked))
-            self._told = {n: told for n, told in answers if told is not None}
-            self._asked_at = self._loop.time()
-        finally:
-            self._asking = None
-            if not heard.done():
-                heard.set_result(None)
+        """Hear the others, unless that was done a moment ago."""
+        await self._others.refresh()
 
     def everywhere(self) -> list[dict[str, Any]]:
         """The transfers to all nodes, as they were told last."""
         found = self.facts()
-        for _, told in sorted(self._told.items()):
+        for _, told in sorted(self._others.told.items()):
             listed = told.get("transfers")
             found += listed if isinstance(listed, list) else []
         return found
@@ -293,7 +252,7 @@ class Transfers:
         for member in ring.everybody:
             if member.number == me:
                 continue
-            told = self._told.get(member.number)
+            told = self._others.told.get(member.number)
             if told is None or told.get("ring") != ring.id:
                 return False
             facts = told.get("handover")
