@@ -50,6 +50,8 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+STATE_FRESH_S: Final = 0.5
+"""However many pages are open, the state is put together no more often."""
 VALUE_BYTES: Final = 16 << 10
 """Of each value in an inspection, unless `bytes` asks for more."""
 
@@ -62,6 +64,7 @@ class Console:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._files = _files()
+        self._told = (0.0, b"")
         self._questions: dict[str, Callable[[web.BaseRequest, str], Awaitable[web.Response]]] = {
             "state": self._state,
             "ring": self._ring,
@@ -93,7 +96,10 @@ class Console:
     async def _state(self, request: web.BaseRequest, query: str) -> web.Response:
         _fields(query, ())
         await asyncio.gather(self._node.transfers.refresh(), self._node.figures.refresh())
-        return _json(console_view.state(self._node))
+        now = asyncio.get_running_loop().time()
+        if not self._told[1] or now - self._told[0] > STATE_FRESH_S:
+            self._told = now, json.dumps(console_view.state(self._node)).encode()
+        return _json(self._told[1])
 
     async def _ring(self, request: web.BaseRequest, query: str) -> web.Response:
         _fields(query, ())
@@ -104,7 +110,8 @@ class Console:
         ring = self._held()
         text = _fields(query, ("number",)).get("number", "")
         number = _whole("number", text, 0, ring.partitions - 1)
-        return _json(console_view.partition_view(self._node, ring, number))
+        found = console_view.partition_view(self._node, ring, number)
+        return _json(json.dumps(found).encode())
 
     async def _key(self, request: web.BaseRequest, query: str) -> web.Response:
         self._held()
@@ -113,7 +120,8 @@ class Console:
         if len(fields) != 1:
             raise bad_request("name one key, as one of key (percent-encoded), key_hex, key_base64")
         [(form, text)] = fields.items()
-        return _json(await self._node.inspector.look(_key(form, text), value_bytes))
+        found = await self._node.inspector.look(_key(form, text), value_bytes)
+        return _json(json.dumps(found).encode())
 
     def _held(self) -> Ring:
         ring = self._node.topology.ring
@@ -148,11 +156,9 @@ def _tagged(request: web.BaseRequest, body: bytes, kind: str, tag: str) -> web.R
     return web.Response(body=body, headers={**headers, "Content-Type": kind})
 
 
-def _json(value: object) -> web.Response:
-    response = problems.json_response(value)
-    response.headers.update(HEADERS)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+def _json(body: bytes) -> web.Response:
+    headers = {**HEADERS, "Cache-Control": "no-store", "Content-Type": "application/json"}
+    return web.Response(body=body, headers=headers)
 
 
 def _fields(query: str, known: tuple[str, ...]) -> dict[str, str]:

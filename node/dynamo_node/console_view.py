@@ -35,6 +35,7 @@ def state(node: "Node") -> dict[str, Any]:
     ]
     transfers.sort(key=lambda t: t.get("state") == WAITING)
     members = () if ring is None else ring.everybody
+    shares = {} if ring is None else _shares(ring)
     return {
         "node": node.config.name,
         "number": topology.number,
@@ -44,7 +45,7 @@ def state(node: "Node") -> dict[str, Any]:
         "ready": node.ready,
         "ring": view["ring"],
         "nodes": [
-            {"number": member.number, **shown, **_more(node, member.number)}
+            {"number": member.number, **shown, **_more(node, member.number, shares)}
             for member, shown in zip(members, view["nodes"], strict=True)
         ],
         "moves": moves[:MOVES_MAX],
@@ -54,10 +55,9 @@ def state(node: "Node") -> dict[str, Any]:
     }
 
 
-def _more(node: "Node", number: int) -> dict[str, Any]:
+def _more(node: "Node", number: int, known: dict[int, tuple[float, float]]) -> dict[str, Any]:
     """What a node told of itself last, how old that is, and how far its storage is off."""
-    ring = node.topology.ring
-    stored, target = (0.0, 0.0) if ring is None else _shares(ring).get(number, (0.0, 0.0))
+    stored, target = known.get(number, (0.0, 0.0))
     shares = {"stored_percent": stored, "target_percent": target}
     if number == node.topology.number:
         return {**shares, "figures": node.figures.own(), "figures_age_seconds": 0.0,

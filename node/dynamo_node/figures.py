@@ -60,6 +60,10 @@ class Figures:
             "stored_bytes": self._stored_bytes(),
             "disk": node.disk_health.facts(),
             "recovery": node.recovery.facts(),
+            "taken_over": {
+                "bytes": node.transfers.totals.bytes,
+                "partitions": node.transfers.totals.partitions,
+            },
             "antientropy": {
                 "rounds": antientropy.rounds_total,
                 "repaired_keys": antientropy.repaired_keys_total,

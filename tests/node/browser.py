@@ -180,11 +180,14 @@ class Page:
         return result["result"].get("value")
 
     def until(self, expression: str, seconds: float = 60.0) -> Any:
-        """Evaluate until it is truthy, and return it; fails at the deadline."""
+        """Evaluate until it is truthy, and return it; fails at the deadline.
+
+        An element comes as an empty object, which is true in JavaScript.
+        """
         deadline = time.monotonic() + seconds
         while True:
             found = self.js(expression)
-            if found:
+            if found or isinstance(found, dict):
                 return found
             if time.monotonic() > deadline:
                 text = self.js("document.body.innerText")

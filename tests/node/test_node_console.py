@@ -1,13 +1,19 @@
 """The console's questions over plain HTTP, against three real nodes (N/R/W 3/2/2)."""
 
+import subprocess
+import sys
 from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from zipfile import ZipFile
 
 import pytest
 from tests.node.node_processes import Cluster, NodeProcess, until
 
+from dynamo_node import console
+
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = b"<script>alert(1)</script>\xff"
 
 
@@ -58,6 +64,15 @@ def test_there_is_nothing_else_below_the_page(cluster: Cluster, path: str) -> No
 @pytest.mark.parametrize("path", ["/ui", "/ui/state", "/ui/key?key=a"])
 def test_the_console_only_reads(cluster: Cluster, path: str) -> None:
     cluster.nodes[0].http("POST", path, b"x").problem(405, "method-not-allowed")
+
+
+def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    packed = {n for n in ZipFile(wheel).namelist() if n.startswith("dynamo_node/ui/")}
+    assert packed == {f"dynamo_node/ui/{path.name}" for path in console.FILES.iterdir()}
+    assert {path.suffix for path in console.FILES.iterdir()} <= set(console.TYPES)
 
 
 # State and ring

@@ -76,7 +76,7 @@ function announce() {
   const parts = [away.length ? away.map((node) => `${node.name} is ${node.state}`).join(", ") : `All ${state.nodes.length} nodes answer`];
   if (!state.ring) parts.push("no ring yet");
   else if (state.moves.length) parts.push("data is on the move");
-  else parts.push(state.ring.settled ? "nothing moves" : "not all have said that they are settled");
+  else if (!away.length) parts.push(state.ring.settled ? "nothing moves" : "not all have said that they are settled");
   const text = `${parts.join("; ")}.`;
   if (text !== said) say(byId("summary"), said = text);
   byId("summary").classList.toggle("bad", away.length > 0);
@@ -125,7 +125,7 @@ function others() {
   const here = new URL(mine.http);
   const alike = here.port === location.port && (here.hostname === location.hostname || (loopback(here.hostname) && loopback(location.hostname)));
   if (!alike) return [];
-  return state.nodes.filter((node) => node !== mine).slice(0, 12).map((node) => {
+  return state.nodes.filter((node) => node !== mine && node.state !== "down").slice(0, 12).map((node) => {
     const url = new URL("/ui", node.http);
     if (loopback(url.hostname)) url.hostname = location.hostname;
     return [node.name, url.href];

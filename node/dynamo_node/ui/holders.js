@@ -20,14 +20,15 @@ export function holdersOf(ring, moving, partition) {
   return held;
 }
 
-/** Looks and names of the members: a colour of eight, a short name, both stable by number. */
+/** Looks and names of the members: a colour of eight (filled, then hollow), a short name, both
+ *  stable by number. */
 export class Cast {
   constructor(members, start) {
     const sorted = [...members].sort((a, b) => a.zone.localeCompare(b.zone) || a.number - b.number);
     this.members = sorted;
     this.byNumber = new Map(members.map((member) => [member.number, member]));
     const byNumber = [...members].sort((a, b) => a.number - b.number);
-    this.colours = new Map(byNumber.map((member) => [member.number, `n${(member.number - 1) % 8}`]));
+    this.colours = new Map(byNumber.map((member) => [member.number, `n${(member.number - 1) % 8}${(member.number - 1) % 16 > 7 ? " again" : ""}`]));
     this.start = start;
   }
   name(number) { return this.byNumber.get(number)?.name ?? `node ${number}`; }

@@ -25,8 +25,11 @@ export class Inspector {
   /** #key=PERCENT in the page's address looks at that key. */
   fromAddress() {
     if (!location.hash.startsWith("#key=")) return;
-    byId("look-form").value = "percent";
-    byId("look-key").value = location.hash.slice(5);
+    const typed = location.hash.slice(5);
+    let text = null;
+    try { text = decodeURIComponent(typed); } catch { /* bytes that are no text */ }
+    byId("look-form").value = text === null ? "percent" : "text";
+    byId("look-key").value = text ?? typed;
     this.look();
   }
 

@@ -5,55 +5,72 @@ import { bytes, count, duration, percent, several } from "./format.js";
 
 const RUNNING = ["pulling", "sealing", "walking", "claiming"];
 
+const WINDOW_MS = 15000;
+
 export class Moves {
   constructor(room) {
     this.text = h("p", {});
     this.flows = h("ul", { class: "flows-list" });
     this.reasons = h("ul", { class: "reasons" });
+    this.most = new Map();
+    this.past = [];
+    this.epoch = 0;
     room.replaceChildren(this.text, this.flows, this.reasons);
   }
 
+  /** Bytes and slots a second, over what this page has seen lately. */
+  pace(state) {
+    const now = Date.now();
+    const taken = state.nodes.reduce((sum, node) => sum + (node.figures?.taken_over?.bytes ?? 0), 0);
+    this.past.push({ now, taken, open: state.moves_total });
+    while (this.past.length > 2 && this.past[0].now < now - WINDOW_MS) this.past.shift();
+    const first = this.past[0], seconds = (now - first.now) / 1000;
+    // A node that restarts counts anew: that is no rate.
+    return seconds < 1 ? { bytes: 0, slots: 0 } : { bytes: Math.max(0, taken - first.taken) / seconds, slots: Math.max(0, first.open - state.moves_total) / seconds };
+  }
+
   update(state, cast) {
+    if (state.ring?.epoch !== this.epoch) { this.epoch = state.ring?.epoch; this.most.clear(); this.past = []; }
+    const pace = this.pace(state);
     const flows = new Map();
-    for (const [, source, target] of state.moves) {
+    for (const [source, target] of state.moves.map((move) => move.slice(1))) {
       const name = `${source} ${target}`;
-      const flow = flows.get(name) ?? { source, target, slots: 0, done: 0, total: 0, rate: 0, running: 0 };
+      const flow = flows.get(name) ?? { name, source, target, slots: 0, part: 0, running: 0 };
       flow.slots += 1;
       flows.set(name, flow);
     }
     const reasons = new Map();
-    let done = 0, total = 0, rate = 0;
+    let left = 0;
     for (const transfer of state.transfers) {
+      left += Math.max(0, transfer.bytes_total - transfer.bytes_done);
       const flow = flows.get(`${cast.numberOf(transfer.from)} ${cast.numberOf(transfer.to)}`);
-      done += transfer.bytes_done; total += transfer.bytes_total; rate += transfer.bytes_per_second ?? 0;
-      if (flow) {
-        flow.done += transfer.bytes_done;
-        flow.total += transfer.bytes_total;
-        flow.rate += transfer.bytes_per_second ?? 0;
-        if (RUNNING.includes(transfer.state)) flow.running += 1;
+      if (flow && RUNNING.includes(transfer.state)) {
+        flow.running += 1;
+        flow.part += transfer.bytes_total ? Math.min(1, transfer.bytes_done / transfer.bytes_total) : 0;
       }
       if (transfer.stalled) {
         const why = `${transfer.to} waits: ${transfer.stalled}`;
         reasons.set(why, (reasons.get(why) ?? 0) + 1);
       }
     }
-    const open = state.moves_total, settled = state.ring?.settled;
+    const open = state.moves_total;
     if (!state.ring) say(this.text, "There is no ring yet.");
-    else if (!open && !state.transfers_total) say(this.text, settled ? `Nothing moves. Everybody holds ring ${state.ring.epoch} and what it gives them.` : `Nothing moves as far as is known here; not all nodes have said that they hold ring ${state.ring.epoch}.`);
+    else if (!open && !state.transfers_total) say(this.text, state.ring.settled ? `Nothing moves. Everybody holds ring ${state.ring.epoch} and what it gives them.` : `Nothing moves as far as is known here; not all nodes have said that they hold ring ${state.ring.epoch}.`);
     else {
-      const left = total > done && rate > 0 ? `, about ${duration((total - done) / rate)} for ${state.transfers_total > state.transfers.length ? "those listed" : "the rest"}` : "";
-      say(this.text, `${several(open, "slot")} on the way to ring ${state.ring.epoch}: ${bytes(done)} of about ${bytes(total)}, ${bytes(Math.round(rate))}/s${left}.`
+      say(this.text, `${several(open, "slot")} on the way to ring ${state.ring.epoch}, ${left ? `about ${bytes(left)}${state.transfers_total > state.transfers.length ? " in those listed" : ""}, ` : ""}${bytes(Math.round(pace.bytes))}/s`
+        + (pace.slots > 0 ? `, about ${duration(open / pace.slots)} to go.` : ".")
         + (open > state.moves.length ? ` The picture has the first ${count(state.moves.length)}.` : ""));
     }
     const node = (number) => [h("span", { class: `swatch ${cast.colour(number)}` }), cast.short(number)];
-    keyed(this.flows, [...flows.values()].sort((a, b) => b.running - a.running || b.slots - a.slots).slice(0, 24), (flow) => `${flow.source} ${flow.target}`,
+    keyed(this.flows, [...flows.values()].sort((a, b) => b.running - a.running || b.slots - a.slots).slice(0, 24), (flow) => flow.name,
       (flow) => h("li", {}, h("span", { class: "way" }, node(flow.source), h("span", { class: "quiet" }, "→"), node(flow.target)),
         h("progress", { max: 1, "aria-label": `${cast.name(flow.source)} to ${cast.name(flow.target)}` }), h("span", { class: "quiet" })),
       (item, flow) => {
         const [, bar, text] = item.children;
-        mark(bar, "value", flow.total ? Math.min(1, flow.done / flow.total).toFixed(3) : 0);
-        const eta = flow.rate > 0 && flow.total > flow.done ? `, ${duration((flow.total - flow.done) / flow.rate)}` : "";
-        say(text, `${several(flow.slots, "slot")}, ${flow.running} at work${flow.total ? `, ${bytes(flow.done)} of ${bytes(flow.total)}` : ""}${flow.rate ? `, ${bytes(flow.rate)}/s${eta}` : ""}`);
+        const most = Math.max(flow.slots, this.most.get(flow.name) ?? 0);
+        this.most.set(flow.name, most);
+        mark(bar, "value", ((most - flow.slots + flow.part) / most).toFixed(3));
+        say(text, `${count(flow.slots)} of ${several(most, "slot")} left${flow.running ? `, ${count(flow.running)} at work` : ""}`);
       });
     keyed(this.reasons, [...reasons].slice(0, 8), ([why]) => why, ([why]) => h("li", {}, h("span", {}, why), h("span", { class: "quiet" })), (item, [, many]) => say(item.lastElementChild, many > 1 ? ` (${several(many, "slot")})` : ""));
   }
@@ -92,8 +109,8 @@ export function figures(room, state) {
   const items = [
     ["Nodes up", `${up} of ${state.nodes.length}`, up === state.nodes.length ? "good" : "bad"],
     ["Ring", ring ? `epoch ${ring.epoch}` : "none", "", ring ? (ring.settled ? "settled" : "not settled") : ""],
-    ["Quorum", ring ? `${ring.n} / ${state.quorum.r} / ${state.quorum.w}` : "–", "", "N / R / W"],
-    ["Copies of keys", count(copies), "", state.reconciliation === "lastWriteWins" ? "last write wins" : "siblings are kept"],
+    ["Quorum", ring ? `${ring.n} / ${state.quorum.r} / ${state.quorum.w}` : "–", "", `N / R / W, ${state.reconciliation === "lastWriteWins" ? "last write wins" : "siblings kept"}`],
+    ["Copies of keys", count(copies)],
     ["Requests", `${count(told.reduce((sum, f) => sum + (f.operations_per_second ?? 0), 0))}/s`],
     ["Hints pending", count(hints), hints ? "bad" : ""],
     ["Off balance", ring ? percent(100 * ring.imbalance) : "–", "", ring?.zones_distinct ? `${ring.zones_distinct} zones a partition` : ""],

@@ -61,7 +61,7 @@ export class NodeTable {
     if (old) notes.push(`heard ${duration(node.figures_age_seconds)} ago`);
     say(row.querySelector(".c-state .more"), notes.join(" · "));
     put("zone", node.zone || "–");
-    put("share", `${percent(node.stored_percent)} of ${percent(node.target_percent)}`, `${count(node.tokens)} tokens · capacity ${node.capacity}`);
+    put("share", `${node.stored_percent.toFixed(1)}% of ${node.target_percent.toFixed(1)}%`, `${count(node.tokens)} tokens · capacity ${node.capacity}`);
     const bar = row.querySelector(".bar"), scale = Math.max(node.stored_percent, node.target_percent, 1) * 1.25;
     bar.firstElementChild.style.width = `${100 * node.stored_percent / scale}%`;
     bar.lastElementChild.style.left = `${100 * node.target_percent / scale}%`;

@@ -160,12 +160,12 @@ export class RingPicture {
       const wide = Math.max(0, (q / 360 - 1) / 2);
       const from = partition - wide, to = partition + 1 + wide;
       const slot = Math.max(0, this.ring.slots[partition].indexOf(target));
-      add(`held ${this.cast.colour(source)} ${slot}`, arc(this.slotRadius(slot), from, to, q, 0));
-      add(`flag ${this.cast.colour(source)}`, arc(MOVES, from, to, q, 0));
-      if (part) add(`part ${this.cast.colour(target)}`, arc(MOVES - 4.5, from, from + (to - from) * part, q, 0));
+      add(`held|${this.cast.colour(source)}|${slot}`, arc(this.slotRadius(slot), from, to, q, 0));
+      add(`flag|${this.cast.colour(source)}`, arc(MOVES, from, to, q, 0));
+      if (part) add(`part|${this.cast.colour(target)}`, arc(MOVES - 4.5, from, from + (to - from) * part, q, 0));
     }
     keyed(this.movesRoom, [...by], ([name]) => name, ([name]) => {
-      const [kind, colour] = name.split(" ");
+      const [kind, colour] = name.split("|");
       return s("path", { class: `cell ${kind} ${colour}`, "stroke-width": kind === "held" ? Math.max(1, this.deep - 2) : 5 });
     }, (path, [, d]) => mark(path, "d", d));
   }
