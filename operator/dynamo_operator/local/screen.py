@@ -155,6 +155,8 @@ class Screen:
         me, data = program(), self.data_option
         url = "" if sight.state.port == 8100 else f" --url {urls[0]}"
         rows = [
+            ("watch it in a browser (any node's address will do)", ""),
+            ("", f"{urls[0]}/ui"),
             ("write, then read from another node", ""),
             ("", f"curl -X PUT --data 'hello' {urls[0]}/kv/greeting"),
             ("", f"curl {urls[-1]}/kv/greeting"),
