@@ -50,6 +50,8 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+LOOKS_MAX: Final = 16
+"""Keys that are looked at together: each answer may hold some megabytes for a second."""
 STATE_FRESH_S: Final = 0.5
 """However many pages are open, the state is put together no more often."""
 VALUE_BYTES: Final = 16 << 10
@@ -65,6 +67,7 @@ class Console:
         self._node = node
         self._files = _files()
         self._told = (0.0, b"")
+        self._looks = 0
         self._questions: dict[str, Callable[[web.BaseRequest, str], Awaitable[web.Response]]] = {
             "state": self._state,
             "ring": self._ring,
@@ -120,7 +123,14 @@ class Console:
         if len(fields) != 1:
             raise bad_request("name one key, as one of key (percent-encoded), key_hex, key_base64")
         [(form, text)] = fields.items()
-        found = await self._node.inspector.look(_key(form, text), value_bytes)
+        key = _key(form, text)
+        if self._looks >= LOOKS_MAX:
+            raise problems.overloaded(f"{LOOKS_MAX} keys are being looked at already")
+        self._looks += 1
+        try:
+            found = await self._node.inspector.look(key, value_bytes)
+        finally:
+            self._looks -= 1
         return _json(json.dumps(found).encode())
 
     def _held(self) -> Ring:

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 from base64 import b64decode, b64encode
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from zipfile import ZipFile
 
 import pytest
-from tests.node.node_processes import Cluster, NodeProcess, until
+from tests.node.node_processes import Cluster, Connection, NodeProcess, until
 
 from dynamo_node import console
 
@@ -198,6 +199,27 @@ def test_long_values_are_cut(cluster: Cluster, key: bytes) -> None:
     assert (len(b64decode(version["value"])), version["bytes"]) == (16 << 10, 100_000)
     [version] = look(cluster, key, "&bytes=0")["versions"]
     assert (version["value"], version["bytes"]) == ("", 100_000)
+
+
+def test_so_many_keys_are_looked_at_together_and_no_more(cluster: Cluster, key: bytes) -> None:
+    """A peer that says nothing holds each look for a second."""
+    cluster.nodes[0].put(key, b"v", w=3)
+    cluster.nodes[2].pause()
+    asked = [Connection(cluster.nodes[0].http_port) for _ in range(2 * console.LOOKS_MAX)]
+    try:
+        with ThreadPoolExecutor(len(asked)) as threads:
+            path = f"/ui/key?key={quote(key, safe='')}"
+            replies = list(threads.map(lambda one: one.ask("GET", path), asked))
+    finally:
+        cluster.nodes[2].resume()
+        for one in asked:
+            one.close()
+    assert {reply.status for reply in replies} == {200, 503}
+    for reply in replies:
+        states = [r["state"] for r in reply.json.get("replicas", [])]
+        assert reply.status == 503 or sorted(states) == ["present", "present", "unreachable"]
+    cluster.wait_whole()
+    assert look(cluster, key)["versions"]
 
 
 def test_a_node_that_is_down_is_unreachable_and_others_hold_its_hint(

@@ -73,10 +73,9 @@ function show() {
 /** The state in one sentence, which is read aloud when it changes. */
 function announce() {
   const away = state.nodes.filter((node) => !["up", "recovering", "joining", "leaving"].includes(node.state));
-  const parts = [away.length ? away.map((node) => `${node.name} is ${node.state}`).join(", ") : `All ${state.nodes.length} nodes answer`];
-  if (!state.ring) parts.push("no ring yet");
-  else if (state.moves.length) parts.push("data is on the move");
-  else if (!away.length) parts.push(state.ring.settled ? "nothing moves" : "not all have said that they are settled");
+  const parts = [!state.nodes.length ? `${state.node} waits for its first ring` : away.length ? away.map((node) => `${node.name} is ${node.state}`).join(", ") : `All ${state.nodes.length} nodes answer`];
+  if (state.ring && state.moves.length) parts.push("data is on the move");
+  else if (state.ring && !away.length) parts.push(state.ring.settled ? "nothing moves" : "not all have said that they are settled");
   const text = `${parts.join("; ")}.`;
   if (text !== said) say(byId("summary"), said = text);
   byId("summary").classList.toggle("bad", away.length > 0);
