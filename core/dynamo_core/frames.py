@@ -62,8 +62,13 @@ def pack_frame(
     payload: bytes,
     trace: bytes = b"",
 ) -> bytes:
-    """One frame; `remaining_ms` is NO_DEADLINE or what is left for an answer."""
+    """One frame; `remaining_ms` is NO_DEADLINE or what is left for an answer.
+
+    Raises ValueError for a trace context of another length: the reader would lose its place.
+    """
     if trace:
+        if len(trace) != TRACE_BYTES:
+            raise ValueError(f"a trace context has {len(trace)} bytes, not {TRACE_BYTES}")
         return (
             HEADER.pack(
                 _LENGTH_MIN + TRACE_BYTES + len(payload),

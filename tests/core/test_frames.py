@@ -106,3 +106,9 @@ def test_a_promised_trace_that_does_not_fit_is_corrupt() -> None:
     short[5] |= 1
     with pytest.raises(Corrupt, match="promises a trace context"):
         FrameReader().feed(bytes(short))
+
+
+@pytest.mark.parametrize("length", [1, TRACE_BYTES - 1, TRACE_BYTES + 1])
+def test_a_trace_of_another_length_is_not_sent(length: int) -> None:
+    with pytest.raises(ValueError, match=f"has {length} bytes, not 25"):
+        pack_frame(16, 1, NO_DEADLINE, NO_RING, b"payload", bytes(length))
