@@ -93,7 +93,7 @@ export class Background {
     const sum = (of) => told.reduce((total, node) => total + (of(node.figures) ?? 0), 0);
     const busy = told.filter((node) => node.figures.antientropy?.exchanging_with);
     say(antientropy, `${several(sum((f) => f.antientropy?.rounds), "comparison")} since the nodes started, ${several(sum((f) => f.antientropy?.repaired_keys), "key")} repaired`
-      + (busy.length ? `; ${busy.map((node) => `${short(node)} exchanges with ${node.figures.antientropy.exchanging_with}`).join(", ")} now.` : "; no two nodes differ just now as far as they have compared."));
+      + (busy.length ? `; ${busy.map((node) => `${short(node)} exchanges with ${node.figures.antientropy.exchanging_with}`).join(", ")} now.` : "; nobody exchanges keys just now."));
     const blocked = told.filter((node) => node.figures.reaping?.blocked_partitions);
     say(reaping, `${several(sum((f) => f.reaping?.waiting), "copy of a tombstone", "copies of tombstones")} to reap, ${count(sum((f) => f.reaping?.reaped))} reaped since the nodes started`
       + (blocked.length ? `; held up in ${blocked.map((node) => `${several(node.figures.reaping.blocked_partitions, "partition")} by word of ${short(node)}`).join(", ")}.` : "."));
