@@ -17,6 +17,11 @@ from aiohttp.http import HttpVersion11
 _REASONS: Final = {200: "OK", 204: "No Content", 300: "Multiple Choices"}
 
 
+_NOBODYS_PAGE: Final = "Content-Security-Policy: sandbox\r\nX-Content-Type-Options: nosniff\r\n"
+"""Whoever may write a value chooses its type. A browser that shows one runs nothing of it, least
+of all with the rights of the console's page, which has the same origin."""
+
+
 class Rendered(web.StreamResponse):
     """`headers` are name and value pairs without control characters; `body` may be empty."""
 
@@ -42,7 +47,7 @@ class Rendered(web.StreamResponse):
         for name, value in self._fields.items():
             head += f"{name}: {value}\r\n"
         if status != 204:
-            head += f"Content-Length: {len(self._bytes)}\r\n"
+            head += f"Content-Length: {len(self._bytes)}\r\n{_NOBODYS_PAGE}"
         if request.version != HttpVersion11:
             if keep_alive:
                 head += "Connection: keep-alive\r\n"

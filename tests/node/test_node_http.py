@@ -80,6 +80,18 @@ def test_a_key_that_is_not_encoded_is_400(cluster: Cluster, text: str) -> None:
         cluster.nodes[0].http(method, f"/kv/{text}", b"v").problem(400, "bad-request")
 
 
+def test_a_stored_page_runs_nothing_in_a_browser(cluster: Cluster, key: bytes) -> None:
+    node, page = cluster.nodes[0], b"<script>fetch('/kv/other', {method: 'DELETE'})</script>"
+    node.http("PUT", path_of(key), page, Content_Type="text/html")
+    one = node.get(key)
+    node.http("PUT", path_of(key), b"<b>", Content_Type="text/html")
+    several = node.get(key)
+    assert (one.status, one.headers["Content-Type"], several.status) == (200, "text/html", 300)
+    for answer in (one, several):
+        assert answer.headers["Content-Security-Policy"] == "sandbox"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
 def test_head_is_get_without_the_body(cluster: Cluster, key: bytes) -> None:
     assert cluster.nodes[0].http("HEAD", path_of(key)).status == 404
     cluster.nodes[0].http("PUT", path_of(key), b"12345", Content_Type="text/plain")
