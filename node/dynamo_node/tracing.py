@@ -1,9 +1,8 @@
 """Tracing: what of this node's work is traced, and what its spans say.
 
 Owns the decision for each request (its caller's, else a share of all by trace id, else
-that it is slow or has failed, within a rate), the attributes of spans, and their way to
-`dynamo_telemetry`. Without an endpoint all of it is one look at `on`, and the SDK isn't
-even imported.
+that it is slow or has failed, within a rate), and the way of spans to `dynamo_telemetry`.
+Without an endpoint all of it is one look at `on`, and the SDK isn't even imported.
 
 A request is slow when nobody has answered it within the time of a hedge: from then on it
 is traced, whatever the share says. One that fails before has a span without children.
@@ -20,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dynamo_core import objects
 from dynamo_core.errors import Corrupt
-from dynamo_core.outcomes import Kind, Outcome
+from dynamo_core.outcomes import Outcome
 from dynamo_core.versions import Dot
 from dynamo_core.wire import Op, Operation
 from dynamo_node.config import Config
 from dynamo_node.outside import REAL, Outside
+from dynamo_node.request_facts import FAILED, request_facts
 from dynamo_node.spans import CHILD_IDS, Span, Writers, caused_by
 from dynamo_node.topology import Place, Topology
 from dynamo_telemetry import sampling
@@ -40,16 +40,6 @@ log = logging.getLogger(__name__)
 CLOCK_STEP_S: Final = 0.01
 """How far the wall clock may go off before spans follow it."""
 _NAMES: Final = {Op.GET: "dynamo.get", Op.PUT: "dynamo.put", Op.DELETE: "dynamo.delete"}
-_METHODS: Final = {Op.GET: "GET", Op.PUT: "PUT", Op.DELETE: "DELETE"}
-_STATUS: Final = {
-    Kind.WRITTEN: 204,
-    Kind.VALUES: 200,
-    Kind.ABSENT: 404,
-    Kind.BAD_REQUEST: 400,
-    Kind.TOO_LARGE: 413,
-    Kind.TOO_MANY_SIBLINGS: 409,
-}
-_FAILED: Final = (Kind.UNAVAILABLE, Kind.NOT_YET, Kind.OVERLOADED)
 
 
 class Tracing:
@@ -153,7 +143,7 @@ class Tracing:
         """A request has its answer; its replicas may still be awaited."""
         span = request.span
         if span is None:
-            now, failed = self._clock(), outcome.kind in _FAILED
+            now, failed = self._clock(), outcome.kind in FAILED
             slow_s = self._config.timing.hedge_ms / 1000
             if not (failed or now - request.began > slow_s) or not self._budget.take(now):
                 return
@@ -178,7 +168,7 @@ class Tracing:
         """A request was answered before anything was done for it."""
         if span is None:
             now = self._clock()
-            if outcome.kind not in _FAILED or not self._budget.take(now):
+            if outcome.kind not in FAILED or not self._budget.take(now):
                 return
             span = self._late(trace, now, "failed")
         self._end(span, operation, outcome, native)
@@ -190,37 +180,11 @@ class Tracing:
         return span
 
     def _end(self, span: Span, operation: Operation, outcome: Outcome, native: bool) -> None:
-        config, op, kind = self._config, operation.op, outcome.kind
-        span.name = _NAMES[op]
-        span.attributes |= {
-            "db.system.name": "dynamo",
-            "db.operation.name": op.name.lower(),
-            "db.namespace": config.cluster_name,
-            "server.address": config.host,
-            "server.port": config.native_port if native else config.http_port,
-            "network.protocol.name": "dynamo" if native else "http",
-            "dynamo.node": config.name,
-            "dynamo.key_hash": self.key_hash(operation.key),
-            "dynamo.outcome": kind.name.lower(),
-            "dynamo.acks.primary": outcome.primary,
-            "dynamo.acks.standin": outcome.standin,
-            "dynamo.context": bool(operation.context),
-        }
-        if op == Op.GET:
-            span.attributes["dynamo.siblings"] = len(outcome.siblings)
-        elif op == Op.PUT:
-            span.attributes["dynamo.value.bytes"] = len(operation.value)
-        if not native:
-            status = 300 if len(outcome.siblings) > 1 else _STATUS.get(kind, 503)
-            span.attributes |= {
-                "http.request.method": _METHODS[op],
-                "http.response.status_code": status,
-                "url.path": "/kv/{key}",
-            }
-        failed = kind in _FAILED
-        if failed:
-            span.attributes["error.type"] = kind.name.lower()
-        span.end(outcome.detail or kind.name.lower() if failed else None)
+        span.name = _NAMES[operation.op]
+        span.attributes |= request_facts(self._config, operation, outcome, native)
+        span.attributes["dynamo.key_hash"] = self.key_hash(operation.key)
+        failed = outcome.kind in FAILED
+        span.end(outcome.detail or outcome.kind.name.lower() if failed else None)
 
     def asking(
         self, root: Span, name: str, node: int, hint_for: int = 0, began: float | None = None
