@@ -36,7 +36,10 @@ from dynamo_telemetry.endpoints import Tracing
 
 def settings(cluster: DynamoCluster) -> dict[str, Any]:
     """The part of a node's configuration that the spec decides."""
-    return {**_rolling(cluster), **live_json(live_settings(cluster))}
+    live = live_settings(cluster)
+    if live.tracing == Tracing():  # as a node has it anyway: an older image, too, starts with it
+        live = replace(live, tracing=None)
+    return {**_rolling(cluster), **live_json(live)}
 
 
 def settings_hash(cluster: DynamoCluster) -> str:
@@ -55,36 +58,41 @@ def _rolling(cluster: DynamoCluster) -> dict[str, Any]:
 # Told while they run
 
 
-def live_settings(cluster: DynamoCluster) -> LiveSettings:
-    """What nodes are told without a restart."""
-    spec = cluster.spec
-    tracing = Tracing(spec.tracing.endpoint, float(spec.tracing.sample_ratio))
+def live_settings(cluster: DynamoCluster, has: LiveSettings | None = None) -> LiveSettings:
+    """What nodes are told without a restart.
+
+    has: what is in force at one of them; where it knows nothing of tracing, it would refuse all
+    for that.
+    """
+    spec, tracing = cluster.spec, None
+    if has is None or has.tracing is not None:
+        tracing = Tracing(spec.tracing.endpoint, float(spec.tracing.sample_ratio))
     return LiveSettings(spec.quorum.r, spec.quorum.w, spec.limits, tracing)
 
 
 def live_json(wanted: LiveSettings) -> dict[str, Any]:
     """The same as nodes take it, in their configuration and at `PUT /admin/settings`."""
     limits, tracing = wanted.limits, wanted.tracing
-    assert tracing is not None
-    return {
+    told: dict[str, Any] = {
         "quorum": {"r": wanted.r, "w": wanted.w},
         "limits": {
             "valueBytesMax": limits.value_bytes_max,
             "siblingsMax": limits.siblings_max,
             "objectBytesMax": limits.object_bytes_max,
         },
-        "tracing": {"endpoint": tracing.endpoint, "sampleRatio": tracing.sample_ratio},
     }
+    if tracing is not None:
+        told["tracing"] = {"endpoint": tracing.endpoint, "sampleRatio": tracing.sample_ratio}
+    return told
 
 
 def puts(cluster: DynamoCluster, nodes: Iterable[ObservedNode]) -> list[PutSettings]:
     """For every node that says that other live settings are in force there."""
-    wanted = live_settings(cluster)
     told = [(node.name, node.status.settings) for node in nodes if node.status is not None]
     return [
         PutSettings(name)
         for name, has in told
-        if has is not None and has != (wanted if has.tracing else replace(wanted, tracing=None))
+        if has is not None and has != live_settings(cluster, has)
     ]
 
 

@@ -331,7 +331,7 @@ class Play:
             name,
             pod["metadata"]["uid"],
             disk,
-            {part: config[part] for part in ("quorum", "limits")},
+            {part: config[part] for part in ("quorum", "limits", "tracing") if part in config},
             config["identity"],
             config["token"],
             f"{self._lives:016x}",
@@ -438,7 +438,11 @@ class Play:
         return await _json({"epoch": ring.epoch, "id": ring.id})
 
     async def _put(self, request: web.BaseRequest, node: FakeNode) -> web.Response:
-        node.disk.settings = await request.json()
+        """Of a version that knows nothing of tracing, unless its file has it."""
+        put = await request.json()
+        if unknown := sorted(set(put) - set(node.in_file)):
+            return await _json({"title": "bad settings", "detail": f"unknown: {unknown}"}, 400)
+        node.disk.settings = put
         return await _json(node.settings)
 
     # Slots, as in plan_world

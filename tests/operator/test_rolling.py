@@ -8,12 +8,20 @@ import pytest
 from tests.operator.plan_world import A, B, C, D, World, cluster, edited, settled, until_leaving
 
 from dynamo_operator.observed import NodeStatus, Observed
-from dynamo_operator.rolling import in_the_way, is_old, live_json, settings, settings_hash
+from dynamo_operator.rolling import (
+    in_the_way,
+    is_old,
+    live_json,
+    live_settings,
+    settings,
+    settings_hash,
+)
 from dynamo_operator.steps import (
     AcceptSpec,
     AwaitReady,
     AwaitWhole,
     Blocked,
+    PutSettings,
     RestartNode,
     StartNode,
     Step,
@@ -268,13 +276,32 @@ def test_the_hash_covers_what_takes_a_restart_and_nothing_else() -> None:
 
 
 def test_what_is_put_is_the_live_part_of_the_file() -> None:
-    world = settled({"quorum": {"w": 3}})
+    tracing = {"endpoint": "http://jaeger:4317", "sampleRatio": "0.5"}
+    world = settled({"quorum": {"w": 3}, "tracing": tracing})
     status = world.nodes[A].status
     assert status is not None
     assert status.settings is not None
-    file = settings(world.cluster)
-    assert live_json(status.settings) == {name: file[name] for name in ("quorum", "limits")}
-    assert set(file) == {"quorum", "limits", "durability", "reconciliation"}
+    file, live = settings(world.cluster), ("quorum", "limits", "tracing")
+    assert live_json(status.settings) == {name: file[name] for name in live}
+    assert set(file) == {*live, "durability", "reconciliation"}
+    assert file["tracing"] == {"endpoint": "http://jaeger:4317", "sampleRatio": 0.5}
+
+
+def test_an_older_node_is_told_nothing_of_tracing_nor_finds_it_in_its_file_unasked() -> None:
+    """It refuses what it doesn't know, and the rest with it."""
+    world = settled()
+    status = world.nodes[A].status
+    assert status is not None
+    assert status.settings is not None
+    old = replace(status.settings, tracing=None)
+    assert "tracing" not in settings(world.cluster)
+    assert "tracing" not in live_json(live_settings(cluster({"quorum": {"w": 3}}), old))
+    assert "tracing" in live_json(live_settings(world.cluster, status.settings))
+    assert "tracing" in live_json(live_settings(world.cluster)), "who may have others in force"
+    said(world, A, settings=old)
+    world.cluster = cluster({"tracing": {"endpoint": "http://jaeger:4317"}})
+    put = [step for step in world.plan().steps if isinstance(step, PutSettings)]
+    assert put == [PutSettings(B), PutSettings(C)], "what it can't take isn't put for ever"
 
 
 def test_an_observation_without_revisions_restarts_nobody() -> None:

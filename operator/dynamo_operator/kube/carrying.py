@@ -359,11 +359,12 @@ class Carrier:
             self.teller.once("RingRefused", str(error))
 
     async def _put(self, name: str, made: KubePlan, sight: Sight) -> None:
-        at = sight.addresses.get(name)
+        at, node = sight.addresses.get(name), sight.world.observed.nodes.get(name)
         if self.nodes is None or at is None:
             return
+        has = node.status.settings if node is not None and node.status is not None else None
         try:
-            await self.nodes.put_settings(name, at, live_json(live_settings(made.cluster)))
+            await self.nodes.put_settings(name, at, live_json(live_settings(made.cluster, has)))
         except NodeRefused as error:
             self.teller.once("SettingsRefused", str(error))
         else:

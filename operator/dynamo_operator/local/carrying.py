@@ -252,7 +252,9 @@ class Carrier:
 
     async def _put(self, name: str, made: Plan, sight: Sight) -> None:
         assert self.nodes is not None, "only of a node that was asked is it known what it runs with"
-        wanted = live_json(live_settings(made.cluster))
+        node = sight.observed.nodes.get(name)
+        has = node.status.settings if node is not None and node.status is not None else None
+        wanted = live_json(live_settings(made.cluster, has))
         try:
             await self.nodes.put_settings(name, address(sight.state, name), wanted)
         except NodeRefused as error:
