@@ -119,7 +119,7 @@ class Coordinator:
         """
         size, settings, counters = len(operation.value), self.settings(), self.counters
         tracing = self.tracing
-        span = tracing.begin(operation.op, trace) if tracing.on else None
+        span = tracing.begin(operation.op, trace, forwarded) if tracing.on else None
         taken = self._taken(operation, size, settings)
         if isinstance(taken, Outcome):
             if not forwarded:

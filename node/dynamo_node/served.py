@@ -7,6 +7,7 @@ answered, belongs to whoever handles it: he gets a caller whose reply ends the s
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from dynamo_core import objects, wire
+from dynamo_core.errors import Corrupt
 from dynamo_core.frames import Frame
 from dynamo_core.ring import position
 from dynamo_core.wire import ROW_BYTES, Type
@@ -22,31 +23,44 @@ _COMPARES: Final = (Type.TREE, Type.SEGMENTS, Type.FETCH)
 
 
 def served(node: "Node", caller: Inbound, frame: Frame) -> Inbound:
-    """Who gets the reply to a frame with a context; raises Corrupt for a malformed write."""
+    """Who gets the reply to a frame with a context."""
     context, hello = SpanContext.from_bytes(frame.trace), caller.hello
     if context is None or not context.sampled or hello is None or caller.is_client:
         return caller
-    said: dict[str, Any] = {"dynamo.peer": hello.name}
+    try:
+        asked = _asked(node, hello.number, frame, context)
+    except Corrupt:  # whoever handles it says so
+        return caller
+    if asked is None:
+        return caller
+    name, said = asked
+    said["dynamo.peer"] = hello.name
+    return cast(Inbound, _Caller(caller, node.tracing.serving(name, context, said)))
+
+
+def _asked(
+    node: "Node", number: int, frame: Frame, context: SpanContext
+) -> tuple[str, dict[str, Any]] | None:
+    """Name and attributes of what node `number` asks for; raises Corrupt for a malformed frame."""
+    said: dict[str, Any] = {}
     if frame.type == Type.WRITE:
         write = wire.unpack_write(frame.payload[ROW_BYTES:])
         said["dynamo.key_hash"] = node.tracing.key_hash(write.key)
         said["dynamo.object.bytes"] = len(write.obj)
-        name = HINT if write.hint_for else WRITE
         if write.hint_for:
             said["dynamo.hint_for"] = node.topology.host_name(write.hint_for)
         if context.flags & WROTE:
-            _note_writer(node, hello.number, write, context)
-    elif frame.type == Type.READ:
+            _note_writer(node, number, write, context)
+        return HINT if write.hint_for else WRITE, said
+    if frame.type == Type.READ:
         key, whole = wire.unpack_read(frame.payload[ROW_BYTES:])
         said["dynamo.key_hash"] = node.tracing.key_hash(key)
         said["dynamo.read.whole"] = whole
-        name = READ
-    elif frame.type in _COMPARES:
-        name = "antientropy.answer"
+        return READ, said
+    if frame.type in _COMPARES:
         said["dynamo.question"] = Type(frame.type).name.lower()
-    else:
-        return caller
-    return cast(Inbound, _Caller(caller, node.tracing.serving(name, context, said)))
+        return "antientropy.answer", said
+    return None
 
 
 def _note_writer(node: "Node", number: int, write: wire.Write, context: SpanContext) -> None:

@@ -24,6 +24,7 @@ from dynamo_node.logs import on_behalf_of
 from dynamo_node.refusals import PeerRefusal
 from dynamo_node.served import served
 from dynamo_node.topology import Place
+from dynamo_telemetry.contexts import from_outside
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -260,7 +261,7 @@ class Service:
             lambda outcome: caller.reply(
                 request_id, Type.OPERATION_REPLY, wire.pack_outcome(outcome)
             ),
-            frame.trace,
+            from_outside(frame.trace),
             forwarded=frame.type == Type.FORWARD,
             gone=lambda: caller.gone,
             native=True,

@@ -7,12 +7,16 @@ to those. Nothing here knows the SDK: a request that isn't traced has no span at
 Forbidden here: what is traced (`tracing`).
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
 
 from dynamo_core.versions import Dot
 from dynamo_telemetry.contexts import SAMPLED, SpanContext
+
+log = logging.getLogger(__name__)
 
 WROTE: Final = 0x80
 """A flag that only nodes send each other, in a frame's context: its trace wrote the newest
@@ -23,6 +27,26 @@ KEYS_MAX: Final = 4096
 WRITERS_PER_KEY_MAX: Final = 32
 
 Links = list[tuple[SpanContext, dict[str, Any]]]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_told: Final[set[str]] = set()
+"""Steps whose failure was told, so that none floods the log."""
+
+
+def harmless(step: Callable[_P, _T]) -> Callable[_P, _T | None]:
+    """What goes wrong in `step` is told once and costs a span, never the request it is about."""
+
+    @wraps(step)
+    def guarded(*args: _P.args, **more: _P.kwargs) -> _T | None:
+        try:
+            return step(*args, **more)
+        except Exception as error:
+            if step.__qualname__ not in _told:
+                _told.add(step.__qualname__)
+                log.error("tracing failed, spans are lost: %r", error, exc_info=error)
+            return None
+
+    return guarded
 
 
 class Span:

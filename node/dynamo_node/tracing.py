@@ -25,7 +25,7 @@ from dynamo_core.wire import Op, Operation
 from dynamo_node.config import Config
 from dynamo_node.outside import REAL, Outside
 from dynamo_node.request_facts import FAILED, request_facts
-from dynamo_node.spans import CHILD_IDS, Span, Writers, caused_by
+from dynamo_node.spans import CHILD_IDS, Span, Writers, caused_by, harmless
 from dynamo_node.topology import Place, Topology
 from dynamo_telemetry import sampling
 from dynamo_telemetry.contexts import SAMPLED, SpanContext
@@ -69,21 +69,18 @@ class Tracing:
     # Life
 
     async def apply(self, wanted: Wanted, version: str) -> None:
-        """Send spans there from now on, of that share of requests."""
+        """Send spans there from now on, of that share of requests.
+
+        What can't be set up (the SDK reads an environment of its own) is told, and stays as it was.
+        """
         async with self._applying:
             if self._pipeline is None and not wanted.endpoint:
                 return
-            if self._pipeline is None:
-                # The import takes a tenth of a second: others go on meanwhile.
-                try:
-                    self._pipeline = await asyncio.to_thread(self._made, wanted, version)
-                except Exception as error:  # no span is worth a node
-                    log.error("spans can't be sent: %r", error)
-                    return
-                self._bits = random.Random(self._outside.random_bytes(32)).getrandbits  # noqa: S311
-                self._wall_s = self._outside.wall_ms() / 1000 - self._clock()
-            elif wanted != self._pipeline.tracing:
-                await asyncio.to_thread(self._pipeline.change, wanted)
+            try:
+                await self._set_up(wanted, version)
+            except Exception as error:
+                log.error("spans can't be sent to %s: %r", wanted.endpoint, error, exc_info=error)
+                return
             self._bound = sampling.bound(wanted.sample_ratio)
             if not wanted.endpoint:
                 self.writers = Writers()
@@ -93,6 +90,15 @@ class Tracing:
                 wanted.endpoint or "nowhere",
                 wanted.sample_ratio,
             )
+
+    async def _set_up(self, wanted: Wanted, version: str) -> None:
+        if self._pipeline is None:
+            # The import takes a tenth of a second: others go on meanwhile.
+            self._pipeline = await asyncio.to_thread(self._made, wanted, version)
+            self._bits = random.Random(self._outside.random_bytes(32)).getrandbits  # noqa: S311
+            self._wall_s = self._outside.wall_ms() / 1000 - self._clock()
+        elif wanted != self._pipeline.tracing:
+            await asyncio.to_thread(self._pipeline.change, wanted)
 
     def _made(self, wanted: Wanted, version: str) -> "Pipeline":
         from dynamo_telemetry.pipeline import Pipeline, Service
@@ -104,8 +110,13 @@ class Tracing:
         """Send what waits; bounded in time, whatever the collector does."""
         self.on = False
         pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None and not await asyncio.to_thread(pipeline.close):
-            log.warning("spans were left unsent at the end")
+        try:
+            left = pipeline is not None and not await asyncio.to_thread(pipeline.close)
+        except Exception as error:
+            log.error("the end of tracing failed: %r", error, exc_info=error)
+        else:
+            if left:
+                log.warning("spans were left unsent at the end")
 
     def facts(self) -> dict[str, Any]:
         """For the admin port; counts since the start."""
@@ -116,21 +127,28 @@ class Tracing:
 
     # Requests
 
-    def begin(self, op: Op, trace: bytes) -> Span | None:
-        """The span of a request that comes with this context; None for one that isn't traced."""
+    def begin(self, op: Op, trace: bytes, forwarded: bool = False) -> Span | None:
+        """The span of a request that comes with this context; None for one that isn't traced.
+
+        One that was `forwarded` without a context isn't: the node it came to has decided.
+        """
         if trace and (parent := SpanContext.from_bytes(trace)) is not None:
             return self._root(_NAMES[op], parent, kind="server") if parent.sampled else None
+        if forwarded:
+            return None
         low = self._bits(64)
         if low >= self._bound:
             return None
         return self._root(_NAMES[op], None, low, kind="server")
 
+    @harmless
     def slow(self, request: "Request") -> Span | None:
         """The span of a request that wasn't to be traced, and is slow; began with the request."""
         if not self._budget.take(self._clock()):
             return None
         return self._late(request.trace, request.began, "slow")
 
+    @harmless
     def answered(
         self,
         request: "Request",
@@ -162,6 +180,7 @@ class Tracing:
             span.attributes["dynamo.forwarded"] = True
         self._end(span, operation, outcome, native or forwarded)
 
+    @harmless
     def refused(
         self, span: Span | None, operation: Operation, outcome: Outcome, trace: bytes, native: bool
     ) -> None:
@@ -207,12 +226,14 @@ class Tracing:
 
     # Who wrote what
 
+    @harmless
     def replaces(self, span: Span, digest: bytes, dots: Iterable[Dot]) -> None:
         """The put of `span` is linked to the writes of those versions."""
         for writer in self.writers.of(digest, dots):
             if writer != span.context:
                 span.links.append((writer, {"dynamo.link": "replaces"}))
 
+    @harmless
     def wrote(self, span: Span, digest: bytes, obj: bytes, write_id: bytes) -> None:
         """The put of `span` has made `obj`."""
         siblings = objects.from_bytes(obj).siblings
@@ -296,6 +317,7 @@ class Tracing:
             attributes=attributes,
         )
 
+    @harmless
     def _send(self, span: Span) -> None:
         pipeline = self._pipeline
         if pipeline is None:
