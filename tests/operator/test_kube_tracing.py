@@ -204,6 +204,42 @@ async def test_passes_that_only_wait_are_left_out() -> None:
         assert wait.end_ns > max(one.end_ns for one in tree["step.AwaitMoves"])
 
 
+async def test_passes_that_wait_for_what_stands_still_are_left_out() -> None:
+    """The status says behind the step what stands still: that is no other step."""
+    async with traced() as scene:
+        play = scene.play
+        play.apply(replicas=3)
+        await play.until_settled()
+        play.speed = 0
+        play.edit({"replicas": 4})
+        await play.until(lambda: "have moved" in play.status.get("operation", {}).get("step", ""))
+        still = {"bytes_done": 1, "bytes_total": 9, "bytes_per_second": 0, "stalled": "it is busy"}
+        name = "cart-default-3"
+        play.nodes[name].transfers = [{"from": "cart-default-0", "to": name, **still}]
+        await play.turn()
+        assert "it is busy" in play.status["operation"]["step"]
+        before = len(await scene.spans())
+        for _ in range(3):
+            await play.turn()
+        assert len(await scene.spans()) == before
+
+
+class Broken:
+    """In the place of a pipeline."""
+
+    def record(self, *told: object, **more: object) -> None:
+        raise RuntimeError("as the test wants it")
+
+
+async def test_what_goes_wrong_in_tracing_costs_no_pass() -> None:
+    async with playing(traced=Traced(Broken(), 1.0)) as play:
+        play.apply(replicas=3)
+        await play.until_settled()
+        play.edit({"replicas": 4})
+        await play.until_settled()
+        assert "operation" not in play.status
+
+
 async def test_another_edit_begins_another_trace_that_names_the_first() -> None:
     async with traced() as scene:
         play = scene.play

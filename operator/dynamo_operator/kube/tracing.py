@@ -7,6 +7,7 @@ about a cluster by it, secrets, and the SDK.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from dynamo_operator.spans import Recording, Span, new_id, span
 from dynamo_operator.steps import uncounted
 from dynamo_telemetry import sampling
 from dynamo_telemetry.contexts import SAMPLED, SpanContext
+
+log = logging.getLogger(__name__)
 
 STEPS_TOLD_MAX: Final = 20
 TEXT_MAX: Final = 300
@@ -79,7 +82,8 @@ class PassTracing:
         if steps and self.operation.kind in VAGUE:
             self.operation = replace(self.operation, kind=kind)
         step = str((before.get("operation") or {}).get("step", ""))
-        self.news = bool(steps) and uncounted(steps[0]) != uncounted(step)
+        # The status cuts it off, and says behind it what stands still.
+        self.news = bool(steps) and not uncounted(step).startswith(uncounted(steps[0][:TEXT_MAX]))
         told = self.reconcile.attributes
         told["dynamo.outcome"] = outcome
         told["dynamo.plan.steps"] = len(steps)
@@ -202,7 +206,7 @@ class ClusterTracing:
         if recording.left_out and recording.ended:
             recording.ended[-1].attributes["dynamo.spans_left_out"] = recording.left_out
         for one in recording.ended:
-            self.sender.record(
+            self._record(
                 one.name,
                 one.context,
                 one.parent,
@@ -214,6 +218,14 @@ class ClusterTracing:
                 error=one.error,
             )
 
+    def _record(self, *told: Any, **more: Any) -> None:
+        """What goes wrong here costs a span, never a pass."""
+        assert self.sender is not None, "something is recorded"
+        try:
+            self.sender.record(*told, **more)
+        except Exception as error:
+            log.error("%s: a span is lost: %r", self.owner.name, error)
+
     def _note_waiting(self, began_ns: int, recording: Recording) -> None:
         """Many passes may end with one step that waits: one span says how long that was."""
         steps = [one for one in recording.ended if one.name.startswith("step.")]
@@ -224,7 +236,7 @@ class ClusterTracing:
         self._waits = replace(last, parent=recording.parent) if last is not None else None
         if before is None or self.sender is None or not before.context.sampled:
             return
-        self.sender.record(
+        self._record(
             before.name.replace(_AWAITS, "wait."),
             before.context._replace(span_id=new_id(8)),
             before.parent,
@@ -243,7 +255,7 @@ class ClusterTracing:
             told |= {"dynamo.operation.kind": operation.kind, "dynamo.outcome": outcome}
             if self._epoch is not None:
                 told["dynamo.ring.epoch"] = self._epoch
-            self.sender.record(
+            self._record(
                 f"operation.{operation.kind or 'Wait'}",
                 operation.context,
                 None,
