@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 NO_STORE: Final = "failed"
 NODE_STATES: Final = ("waiting", "recovering", "up", "leaving", "left", NO_STORE)
 MEMBER_STATES: Final = ("joining", "up", "suspect", "down", "recovering", "leaving", "left")
+BACKGROUND: Final = ("handoff", "reaping", "recovery", "repair", "transfer")
+"""Kinds of background work; each is there from the start, or its first seconds are no increase."""
 DISK_STATES: Final = (disk_health.OK, disk_health.FULL, disk_health.FAILED)
 
 
@@ -60,7 +62,10 @@ class Page:
 
     def response(self, request: web.BaseRequest) -> web.Response:
         """Text, or OpenMetrics with exemplars where `Accept` prefers that."""
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except TypeError:  # a version that isn't one
+            encode, content_type = choose_encoder("")
         return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
 
 
@@ -96,11 +101,18 @@ class _OfNode(Collector):
         self._node = node
         self._connections = connections
         self._available = Availability()
+        self._looking: asyncio.Task[None] | None = None
         self._targets: set[str] = set()
         """Members that hints were kept for: at none left they show 0, and don't vanish."""
 
     async def look(self) -> None:
-        """What takes more than a moment, before `collect`."""
+        """What takes more than a moment, before `collect`; once for all who ask meanwhile."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        # Whoever goes away meanwhile doesn't end it for the others.
+        await asyncio.shield(self._looking)
+
+    async def _look(self) -> None:
         self._available = await availability(self._node)
 
     def collect(self) -> Iterator[Metric]:
@@ -177,7 +189,8 @@ class _OfNode(Collector):
                      node.slices.share)  # fmt: skip
         yield _labelled(
             "dynamo_background_seconds", "Time that background work has taken.", "kind",
-            node.slices.facts()["used_seconds"].items(), CounterMetricFamily,
+            (dict.fromkeys(BACKGROUND, 0.0) | node.slices.facts()["used_seconds"]).items(),
+            CounterMetricFamily,
         )  # fmt: skip
 
     def _ring(self) -> Iterator[Metric]:

@@ -1,15 +1,20 @@
 """`GET /metrics` of real nodes: what is counted, and what is said in trouble."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
+import pytest
 from aiohttp.test_utils import make_mocked_request
 from tests.node.node_processes import Cluster, until
 from tests.node.prometheus_text import OPENMETRICS, families, metric, series
 from tests.operator.monitoring_files import EXPRESSIONS
 from tests.operator.promql import unknown
 
+from dynamo_node import metrics
+from dynamo_node.availability import Availability
 from dynamo_node.metrics import NoStore, Page
 
 Clusters = Callable[..., Cluster]
@@ -176,6 +181,39 @@ def test_a_node_without_a_ring_answers(tmp_path: Path) -> None:
         assert node.http("HEAD", "/metrics").status == 200
     finally:
         cluster.close()
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=x", "application/openmetrics-text;version=a"]
+)
+def test_a_version_that_is_none_gets_the_plain_form(accept: str) -> None:
+    request = make_mocked_request("GET", "/metrics", headers={"Accept": accept})
+    reply = Page(NoStore()).response(request)
+    assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+
+
+async def test_scrapes_at_once_go_through_the_partitions_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when the one that began it goes away."""
+    looks = 0
+
+    async def look(node: object) -> Availability:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0)
+        return Availability(looks)
+
+    monkeypatch.setattr(metrics, "availability", look)
+    collector = metrics._OfNode(cast(Any, None), cast(Any, None))
+    tasks = [asyncio.create_task(collector.look()) for _ in range(10)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+    assert [task.cancelled() for task in tasks] == [True] + [False] * 9
+    assert (looks, collector._available.below_get) == (1, 1)
+    await collector.look()
+    assert looks == 2
 
 
 def test_without_a_store_a_process_says_so() -> None:
