@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from tests.operator.kube_direct import Died, direct_api
@@ -15,9 +16,13 @@ from tests.operator.kube_play import Loopback, Play, _plain, playing
 from tests.telemetry.receivers import Received, Span, grpc_receiver
 
 from dynamo_operator.kube import kinds
-from dynamo_operator.kube.errors import KubeError
+from dynamo_operator.kube.api import Api
+from dynamo_operator.kube.errors import KubeError, Unreachable
+from dynamo_operator.kube.kinds import Kind
 from dynamo_operator.kube.logs import _Json
+from dynamo_operator.kube.observing import Observer
 from dynamo_operator.kube.reconcile import ClusterPasses, builder
+from dynamo_operator.kube.telling import Teller
 from dynamo_operator.kube.tracing import Traced
 from dynamo_telemetry.contexts import SpanContext
 from dynamo_telemetry.endpoints import Tracing
@@ -222,6 +227,37 @@ async def test_passes_that_wait_for_what_stands_still_are_left_out() -> None:
         for _ in range(3):
             await play.turn()
         assert len(await scene.spans()) == before
+
+
+async def test_an_older_definition_costs_the_note_and_no_pass(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Server-side apply refuses the whole status for a field that isn't declared."""
+    apply_status, refusals = Api.apply_status, 0
+
+    async def older(
+        self: Api, kind: Kind, namespace: str, name: str, uid: str, status: dict[str, Any]
+    ) -> None:
+        nonlocal refusals
+        if "trace" in status.get("operation", {}):
+            refusals += 1
+            raise Unreachable(".status.operation.trace: field not declared in schema (HTTP 500)")
+        await apply_status(self, kind, namespace, name, uid, status)
+
+    monkeypatch.setattr(Api, "apply_status", older)
+    async with traced() as scene:
+        play, (api, _) = scene.play, direct_api(scene.play.world)
+        play.apply(replicas=3)
+        passes = ClusterPasses(api, play._surroundings(), Loopback(play), traced=play.traced)
+        owner, teller = play._owner(), Teller(api, play._owner())
+        tracing = play.traced.cluster(owner)
+        observer = Observer(api, play._surroundings(), Loopback(play))
+        for _ in range(3):
+            await passes._pass(owner, observer, teller, tracing)
+            assert play.status["operation"]["step"]
+        await observer.close()
+        assert refusals == 1, "then it is known"
+        assert "the installed definition is too old" in caplog.text
 
 
 class Broken:

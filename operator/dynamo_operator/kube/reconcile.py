@@ -36,6 +36,7 @@ from dynamo_operator.steps import Refused
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS: Final = 1.0  # between passes while nodes move data: no event tells of that
+NOTE_FIELD: Final = ".status.operation.trace"  # as the API server names what it doesn't know
 STILL_SECONDS: Final = 3.0  # while something is waited for and nothing is seen to change
 
 
@@ -76,6 +77,8 @@ class ClusterPasses:
         self._measures = measures or Measures()
         self._traced = traced or Traced()
         self._tracing: dict[str, ClusterTracing] = {}  # by uid: beyond a pass that fails
+        self._notes_traces = True
+        """Until the API server has said that it knows no such field."""
 
     async def run(self, namespace: str, name: str, uid: str, woken: asyncio.Event) -> None:
         """Passes until cancelled, or until the object of this uid is gone."""
@@ -187,7 +190,8 @@ class ClusterPasses:
             shown = replace(made, steps=(*made.steps, *warnings))
             teller.plan(shown)
             told = status(sight.world, shown, sight.facts, generation, before, problem)
-            told = watched.traced.noted(told)
+            if self._notes_traces:
+                told = watched.traced.noted(told)
             teller.completed(before, told)
             await self._report(owner, before, told, watched)
             await teller.flush()
@@ -201,12 +205,26 @@ class ClusterPasses:
         watched: Watched,
     ) -> None:
         """Nothing is written that stands there already."""
+        try:
+            await self._write(owner, before, told)
+        except KubeError as error:
+            shown = {**told.get("operation", {})}
+            if NOTE_FIELD not in str(error) or shown.pop("trace", None) is None:
+                raise
+            self._notes_traces = False
+            log.warning("traces aren't noted: the installed definition is too old: %s", error)
+            told = {**told, "operation": shown}
+            await self._write(owner, before, told)
+        watched.traced.reported = True
+        self._measures.stands(owner.namespace, owner.name, told)
+
+    async def _write(
+        self, owner: names.Owner, before: Mapping[str, Any], told: dict[str, Any]
+    ) -> None:
         if told != before:
             await self._api.apply_status(
                 kinds.DYNAMO_CLUSTER, owner.namespace, owner.name, owner.uid, told
             )
-        watched.traced.reported = True
-        self._measures.stands(owner.namespace, owner.name, told)
 
 
 def _kept_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
