@@ -40,6 +40,7 @@ def test_status(cluster: Cluster, ring: Ring) -> None:
             "sealed_to": {},
             "drained": False,
         }
+        assert not status.pop("tracing")["on"]
         disk = status.pop("disk")
         assert disk["state"] == "ok"
         assert disk["free_bytes"] > disk["reserve_bytes"]
@@ -68,6 +69,7 @@ def test_status(cluster: Cluster, ring: Ring) -> None:
                     "objectBytesMax": 8 << 20,
                     "transferBytesPerSecondMax": 0,
                 },
+                "tracing": {"endpoint": "", "sampleRatio": 0.01},
             },
             "pid": node.process.pid,
         }

@@ -88,7 +88,7 @@ async def test_a_put_is_acknowledged_and_ended_whatever_breaks_in_tracing(
     if what == "key_hash":
         monkeypatch.setattr(Tracing, "key_hash", _breaks)
     elif what == "writers":
-        monkeypatch.setattr(Writers, "covered", _breaks)
+        monkeypatch.setattr(Writers, "wrote", _breaks)
     assert (await answer_of(coordinator, Op.PUT)).kind == Kind.WRITTEN
     assert coordinator.writing == 0
 

@@ -1,0 +1,283 @@
+"""Traces on a real Kubernetes cluster, read back from Jaeger by its query API.
+
+Jaeger is e2e/jaeger.yaml, with the image that JAEGER_IMAGE names; the operator and the nodes
+send their spans to it as docs/tracing.md and docs/operator.md say. Asserted is the tree that a
+person would look at: who is whose child, across processes.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import pytest
+from e2e.conftest import Clusters, Tell
+from e2e.dynamo_cluster import NAME, Dynamo
+from e2e.faults import Faults
+from e2e.kube import KIND_CLUSTER, ROOT, SYSTEM, Kubectl, command, until
+from e2e.report import Scenario
+
+pytestmark = pytest.mark.timeout(900)
+
+TRACING = "tracing"
+ENDPOINT = f"http://jaeger.{TRACING}:4317"
+IMAGE_DEFAULT = "jaegertracing/jaeger:2.11.0"
+IMAGE = os.environ.get("JAEGER_IMAGE", IMAGE_DEFAULT)
+
+# Requests to this node from inside its pod; prints what each was answered.
+_REQUESTS = """
+import json, sys, urllib.error, urllib.request
+for method, path, body, headers in json.loads(sys.argv[1]):
+    asked = urllib.request.Request("http://127.0.0.1:8080" + path, body.encode() or None, headers,
+                                   method=method)
+    try:
+        answer = urllib.request.urlopen(asked, timeout=20)
+    except urllib.error.HTTPError as error:
+        answer = error
+    print(json.dumps([answer.status, answer.headers.get("X-Dynamo-Acks", "")]))
+"""
+
+
+class Span(NamedTuple):
+    """One span as Jaeger shows it; `at` is who sent it."""
+
+    id: str
+    above: str
+    name: str
+    at: str
+    tags: dict[str, Any]
+    links: int
+
+
+class Jaeger:
+    """The query API, through the API server."""
+
+    def __init__(self, kubectl: Kubectl) -> None:
+        self._kubectl = kubectl.at(TRACING)
+        self._root = f"/api/v1/namespaces/{TRACING}/services/jaeger:16686/proxy/api"
+
+    def _get(self, path: str) -> list[Any]:
+        well, said = self._kubectl.tried("get", "--raw", self._root + path)
+        return json.loads(said)["data"] or [] if well else []
+
+    def trace(self, trace_id: str) -> list[Span]:
+        """All of one trace; empty while there is none."""
+        found = self._get(f"/traces/{trace_id}")
+        return _spans(found[0]) if found else []
+
+    def traces(self, service: str, operation: str, **tags: str) -> list[list[Span]]:
+        """The newest traces that have such a span."""
+        asked = {
+            "service": service,
+            "operation": operation,
+            "tags": json.dumps(tags),
+            "limit": "20",
+            "lookback": "1h",
+        }
+        return [_spans(one) for one in self._get(f"/traces?{urlencode(asked)}")]
+
+
+def _spans(trace: dict[str, Any]) -> list[Span]:
+    at = {
+        name: next(t["value"] for t in process["tags"] if t["key"] == "service.instance.id")
+        for name, process in trace["processes"].items()
+    }
+    found = []
+    for span in trace["spans"]:
+        above = [r for r in span["references"] if r["refType"] == "CHILD_OF"]
+        found.append(
+            Span(
+                span["spanID"],
+                above[0]["spanID"] if above else "",
+                span["operationName"],
+                at[span["processID"]],
+                {tag["key"]: tag["value"] for tag in span["tags"]},
+                len(span["references"]) - len(above),
+            )
+        )
+    return found
+
+
+def children(of: Span, spans: list[Span]) -> list[Span]:
+    return [span for span in spans if span.above == of.id]
+
+
+def told(spans: list[Span]) -> str:
+    """The tree as text, children below their parents."""
+    ids = {span.id for span in spans}
+    lines: list[str] = []
+
+    def below(span: Span, depth: int) -> None:
+        lines.append(f"{'  ' * depth}{span.name} at {span.at}")
+        for child in children(span, spans):
+            below(child, depth + 1)
+
+    for span in spans:
+        if span.above not in ids:
+            below(span, 1)
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def jaeger(kubectl: Kubectl) -> Iterator[Jaeger]:
+    """Jaeger in the cluster, and the operator sends it its spans."""
+    # An image that is here needs no registry.
+    if "E2E_KUBECONFIG" not in os.environ and command("docker", "images", "-q", IMAGE).strip():
+        command("kind", "load", "docker-image", "--name", KIND_CLUSTER, IMAGE, s=300)
+    manifest = (ROOT / "e2e" / "jaeger.yaml").read_text()
+    manifest = manifest.replace(f"image: {IMAGE_DEFAULT}", f"image: {IMAGE}")
+    kubectl.run("apply", "--server-side", "--force-conflicts", "-f", "-", text=manifest)
+    try:
+        rollout = ("rollout", "status", "--timeout=180s")
+        kubectl.at(TRACING).run(*rollout, "deployment/jaeger")
+        _operator_sends_to(kubectl, ENDPOINT)
+        yield Jaeger(kubectl)
+    finally:
+        _operator_sends_to(kubectl, "")
+        kubectl.run("delete", "namespace", TRACING, "--wait=false")
+
+
+def _operator_sends_to(kubectl: Kubectl, endpoint: str) -> None:
+    system = kubectl.at(SYSTEM)
+    operator = "deployment/dynamo-operator"
+    system.run("set", "env", operator, f"DYNAMO_OPERATOR_TRACING_ENDPOINT={endpoint}")
+    system.run("rollout", "status", operator, "--timeout=180s")
+
+
+def _asked(
+    dynamo: Dynamo, pod: str, *requests: tuple[str, str, str, dict[str, str]]
+) -> list[tuple[int, str]]:
+    """(status, acks) of each request, sent to that pod's node."""
+    said = dynamo.kubectl.run("exec", pod, "--", "python", "-c", _REQUESTS, json.dumps(requests))
+    return [(status, acks) for status, acks in map(json.loads, said.splitlines())]
+
+
+def test_requests_of_a_cluster_with_a_node_that_stands_still(
+    clusters: Clusters, scenario: Scenario, jaeger: Jaeger, tell: Tell
+) -> None:
+    tracing = {"endpoint": ENDPOINT, "sampleRatio": "1"}
+    with clusters("traces", replicas=4, tracing=tracing) as dynamo:
+        faults, (still, asked, *_) = Faults(dynamo), sorted(dynamo.pods())
+        spans = _put_with_a_stand_in(dynamo, faults, jaeger, still, asked)
+        tell(f"a put with a stand-in\n{told(spans)}")
+        spans = _found(jaeger, "hint.deliver")
+        assert spans[0].links, "the delivery is linked to the write that left the hint"
+        tell(f"its hint\n{told(spans)}")
+        tell(f"a read repair\n{told(_read_repair(dynamo, faults, jaeger, still, asked))}")
+
+
+def _put_with_a_stand_in(
+    dynamo: Dynamo, faults: Faults, jaeger: Jaeger, still: str, asked: str
+) -> list[Span]:
+    """The trace of a put of which a replica stood still, and a stand-in took its copy."""
+    traces: list[str] = []
+
+    def put() -> bool:
+        trace, key = secrets.token_hex(16), secrets.token_hex(4)
+        traces.append(trace)
+        context = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+        ((status, acks),) = _asked(dynamo, asked, ("PUT", f"/kv/{key}?w=3", "v", context))
+        return status == 204 and acks == "primary=2, standin=1"
+
+    with faults.paused_processes(still):
+        until(put, "a put that a stand-in took part in")
+        spans: list[Span] = []
+
+        def whole() -> bool:
+            spans[:] = jaeger.trace(traces[-1])
+            return {"dynamo.put", "hint.store"} <= {span.name for span in spans}
+
+        until(whole, "its trace", pause_s=1.0)
+    (root,) = [
+        span for span in spans if span.name == "dynamo.put" and span.above not in _ids(spans)
+    ]
+    below = children(root, spans)
+    assert {span.name for span in below} >= {"replica.write", "hint.store"}, told(spans)
+    assert len({span.at for span in spans}) >= 3, told(spans)
+    return spans
+
+
+def _ids(spans: list[Span]) -> set[str]:
+    return {span.id for span in spans}
+
+
+def _read_repair(
+    dynamo: Dynamo, faults: Faults, jaeger: Jaeger, still: str, asked: str
+) -> list[Span]:
+    """The trace of a repair: keys are read before the hints for a node that was away arrive."""
+    found: list[list[Span]] = []
+
+    def repaired() -> bool:
+        keys = [f"r{secrets.token_hex(4)}" for _ in range(100)]
+        with faults.paused_processes(still):
+            _asked(dynamo, asked, *(("PUT", f"/kv/{key}", "v", {}) for key in keys))
+        _asked(dynamo, asked, *(("GET", f"/kv/{key}?r=3", "", {}) for key in keys))
+        try:
+            found[:] = [_found(jaeger, "read_repair", deadline_s=15.0)]
+        except AssertionError:
+            return False
+        return True
+
+    until(repaired, "a read repair", 240.0)
+    return found[0]
+
+
+def _found(jaeger: Jaeger, operation: str, deadline_s: float = 60.0, **tags: str) -> list[Span]:
+    """The newest trace with such a span of a node, that span first."""
+    found: list[Span] = []
+
+    def there() -> bool:
+        for spans in jaeger.traces("dynamo-node", operation, **tags):
+            (first, *_) = [span for span in spans if span.name == operation]
+            found[:] = [first, *(span for span in spans if span is not first)]
+            return True
+        return False
+
+    until(there, f"a trace with {operation}", deadline_s, pause_s=1.0)
+    return found
+
+
+def test_a_whole_scale_up_is_one_trace(
+    clusters: Clusters, kubectl: Kubectl, jaeger: Jaeger, tell: Tell
+) -> None:
+    tracing = {"endpoint": ENDPOINT, "sampleRatio": "1"}
+    with clusters("trace", tracing=tracing) as dynamo:
+        dynamo.scale(5)
+        traceparent: list[str] = []
+
+        def noted() -> bool:
+            operation = dynamo.status.get("operation", {})
+            found = operation.get("trace", {}).get("traceparent", "")
+            traceparent[:] = [found] if operation.get("kind") == "ScaleUp" and found else []
+            return bool(traceparent)
+
+        until(noted, "the status names the operation's trace", pause_s=0.2)
+        dynamo.until_settled(5)
+        _, trace, span_id, _ = traceparent[0].split("-")
+        spans: list[Span] = []
+
+        def ended() -> bool:
+            spans[:] = jaeger.trace(trace)
+            return any(span.id == span_id for span in spans)
+
+        until(ended, "the operation's own span", 60.0, pause_s=1.0)
+    root = next(span for span in spans if span.id == span_id)
+    assert root.name == "operation.ScaleUp"
+    assert root.tags["dynamo.outcome"] == "settled"
+    assert root.tags["dynamo.cluster"] == NAME
+    passes = [span for span in children(root, spans) if span.name == "reconcile"]
+    assert len(passes) > 1, told(spans)
+    names = {span.name for span in spans}
+    assert {
+        "observe",
+        "step.ScaleSet",
+        "step.DecideRing",
+        "step.PostRing",
+        "node.post_ring",
+    } <= names
+    assert any(name.startswith("api.") for name in names), told(spans)
+    orphans = [span.name for span in spans if span.above and span.above not in _ids(spans)]
+    assert not orphans, told(spans)
+    tell(f"{len(spans)} spans of {len(passes)} passes\n{told(spans)}")
