@@ -128,15 +128,16 @@ def jaeger(kubectl: Kubectl) -> Iterator[Jaeger]:
         command("kind", "load", "docker-image", "--name", KIND_CLUSTER, IMAGE, s=300)
     manifest = (ROOT / "e2e" / "jaeger.yaml").read_text()
     manifest = manifest.replace(f"image: {IMAGE_DEFAULT}", f"image: {IMAGE}")
-    kubectl.run("apply", "--server-side", "--force-conflicts", "-f", "-", text=manifest)
+    tracing, there_before = kubectl.at(TRACING), TRACING in kubectl.items("namespaces")
     try:
-        rollout = ("rollout", "status", "--timeout=180s")
-        kubectl.at(TRACING).run(*rollout, "deployment/jaeger")
+        tracing.run("apply", "--server-side", "--force-conflicts", "-f", "-", text=manifest)
+        tracing.run("rollout", "status", "deployment/jaeger", "--timeout=180s")
         _operator_sends_to(kubectl, ENDPOINT)
         yield Jaeger(kubectl)
     finally:
         _operator_sends_to(kubectl, "")
-        kubectl.run("delete", "namespace", TRACING, "--wait=false")
+        if not there_before:
+            kubectl.run("delete", "namespace", TRACING)
 
 
 def _operator_sends_to(kubectl: Kubectl, endpoint: str) -> None:

@@ -277,7 +277,7 @@ def _one_ring(world: World, ring: Ring) -> bool:
     return all(found is not None and found.id == ring.id for found in held)
 
 
-@pytest.mark.parametrize("nodes", [3, 5])
+@pytest.mark.parametrize("nodes", [3, 4])
 def test_no_split_ring_whatever_the_order_of_restarts(nodes: int) -> None:
     """A new ring has reached one node; one disk was lost, another is from before the new ring.
 
