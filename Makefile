@@ -18,8 +18,9 @@ setup: ## make .venv with the pinned dependencies
 up: setup ## run a three-node store on 127.0.0.1:8100 (ARGS="-f cluster.yaml ...")
 	@$(BIN)/dynamo local up $(ARGS)
 
-# Three lanes for two cores: models and simulations keep one busy, real processes mostly wait,
-# and what they wait for is often the same second. Each lane has ports (bench/ports.py) and folders of its own; who has nothing left takes from the other.
+# Three lanes for two cores: models and simulations keep one busy, real processes mostly wait.
+# Each lane has ports (bench/ports.py) and folders of its own; who has nothing left takes from
+# the others.
 test: setup lint ## lint, types, layer contracts and all tests (ARGS="-k name" for some)
 	@$(BIN)/pytest $(or $(ARGS),-q -n 3 --dist worksteal)
 
