@@ -89,7 +89,7 @@ def test_export_says_what_may_be_missing(fake: FakeCluster, tmp_path: Path) -> N
     for node in fake.nodes:
         node.fault_forever = "unavailable"
     path = tmp_path / "out"
-    result = _run(fake, "export", "-o", str(path), "--timeout-ms", "50")
+    result = _run(fake, "export", "-o", str(path), "--timeout-ms", "1000")
     assert result.exit_code == 3
     assert "can't be read: 1 of 2 replicas answered" in result.stderr
     assert "19 more keys can't be read" in result.stderr
