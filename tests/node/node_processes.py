@@ -155,6 +155,11 @@ class NodeProcess:
         """Wait until admin answers; returns the status."""
         return until(self._status_or_none, f"{self.name} answers", UP_S)
 
+    def candidate(self) -> Candidate:
+        """This node as a member of a ring, once it answers."""
+        ports = self.http_port, self.native_port, self.admin_port
+        return Candidate(self.name, "", "1", "127.0.0.1", *ports, self.wait_up()["disk_id"])
+
     def wait_ready(self) -> None:
         """Wait until it may serve; it may still be starting."""
         until(
@@ -307,23 +312,10 @@ class Cluster:
     def start(self, replication: int = 3, partitions: int = 16) -> None:
         for node in self.nodes:
             node.start()
-        disks = [node.wait_up()["disk_id"] for node in self.nodes]
         self.ring = first_ring(
             CLUSTER_ID,
             "cart",
-            [
-                Candidate(
-                    node.name,
-                    "",
-                    "1",
-                    "127.0.0.1",
-                    node.http_port,
-                    node.native_port,
-                    node.admin_port,
-                    disk,
-                )
-                for node, disk in zip(self.nodes, disks, strict=True)
-            ],
+            [node.candidate() for node in self.nodes],
             replication,
             partitions,
             "2026-01-01T00:00:00Z",

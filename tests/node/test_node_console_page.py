@@ -13,7 +13,7 @@ from bench.ports import free_ports
 from tests.node.browser import Browser, Page, program
 from tests.node.node_processes import Cluster, NodeProcess, until
 
-from dynamo_core.placement import Candidate, next_ring
+from dynamo_core.placement import next_ring
 
 pytestmark = pytest.mark.skipif(
     program() is None, reason="no chromium on PATH (apt-get install chromium), and none in CHROMIUM"
@@ -165,17 +165,12 @@ def test_a_node_that_joins_is_seen_taking_its_part(
     new.start()
     new.wait_up()
     members = [*cluster.nodes, new]
-    disks = {node.name: node.status()["disk_id"] for node in members}
     assert cluster.ring is not None
     grown = next_ring(
         cluster.ring,
-        [
-            Candidate(n.name, "", "1", "127.0.0.1", n.http_port, n.native_port, n.admin_port,
-                      disks[n.name])
-            for n in members
-        ],
+        [n.candidate() for n in members],
         "2026-01-02T00:00:00Z",
-    )  # fmt: skip
+    )
     for node in members:
         assert node.admin("POST", "/admin/ring", grown.to_bytes()).status == 200
     page.until("document.querySelectorAll('.flow').length > 0")

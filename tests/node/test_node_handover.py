@@ -8,7 +8,7 @@ from bench.ports import free_ports
 from tests.node.node_load import Load
 from tests.node.node_processes import Cluster, NodeProcess, until
 
-from dynamo_core.placement import Candidate, next_ring
+from dynamo_core.placement import next_ring
 from dynamo_core.ring import Ring
 
 AT = "2026-01-02T00:00:00Z"
@@ -29,20 +29,7 @@ def _joined(cluster: Cluster) -> NodeProcess:
 
 
 def _next(after: Ring, members: list[NodeProcess], **more: Any) -> Ring:
-    candidates = [
-        Candidate(
-            n.name,
-            "",
-            "1",
-            "127.0.0.1",
-            n.http_port,
-            n.native_port,
-            n.admin_port,
-            n.status()["disk_id"],
-        )
-        for n in members
-    ]
-    return next_ring(after, candidates, AT, **more)
+    return next_ring(after, [n.candidate() for n in members], AT, **more)
 
 
 def _post(ring: Ring, nodes: list[NodeProcess]) -> None:

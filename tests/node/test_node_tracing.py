@@ -15,7 +15,7 @@ from bench.ports import free_ports
 from tests.node.node_processes import SECRET, Cluster, NodeProcess, path_of, until
 from tests.telemetry.receivers import Received, Span, grpc_receiver, http_receiver
 
-from dynamo_core.placement import Candidate, next_ring
+from dynamo_core.placement import next_ring
 from dynamo_core.ring import position
 
 
@@ -389,21 +389,8 @@ def test_repairs_and_transfers_are_traces_of_their_own(
         cluster.extra.append(new)
         new.start()
         everybody = [*cluster.nodes, new]
-        candidates = [
-            Candidate(
-                n.name,
-                "",
-                "1",
-                "127.0.0.1",
-                n.http_port,
-                n.native_port,
-                n.admin_port,
-                n.wait_up()["disk_id"],
-            )
-            for n in everybody
-        ]
         assert cluster.ring is not None
-        ring = next_ring(cluster.ring, candidates, "2026-01-02T00:00:00Z")
+        ring = next_ring(cluster.ring, [n.candidate() for n in everybody], "2026-01-02T00:00:00Z")
         for node in everybody:
             assert node.admin("POST", "/admin/ring", ring.to_bytes()).status == 200
         moved = until(lambda: received.named("partition.transfer"), "a partition has moved")
