@@ -122,6 +122,8 @@ class Node:
         self.figures = Figures(self)
         self.inspector = Inspector(self)
         self.stopping = False
+        self.ended = False
+        """Whether links and loops are ended, or about to be: none begins any more."""
         self.stopped = asyncio.Event()
         self.failure: StorageError | None = None
         self._clean = clean
@@ -242,7 +244,7 @@ class Node:
 
     async def stop(self) -> None:
         """End all loops and links and close the disk with the clean marker."""
-        self.stopping = True
+        self.stopping = self.ended = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -258,7 +260,10 @@ class Node:
         )
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` until it ends or the node stops."""
+        """Run `work` until it ends or the node stops; not at all once that has ended."""
+        if self.ended:
+            work.close()
+            return
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

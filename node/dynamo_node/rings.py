@@ -18,6 +18,7 @@ from dynamo_core.ring import Ring
 from dynamo_core.wire import Code, Type
 from dynamo_node.inbound import Inbound
 from dynamo_node.links import Link
+from dynamo_node.opening import StorageError
 
 if TYPE_CHECKING:
     from dynamo_node.node import Node
@@ -100,8 +101,14 @@ class Rings:
                 )
 
     async def adopt(self, ring: Ring, persist: bool) -> None:
-        """Take up a ring; `persist` unless it came from this disk. Raises CallerError."""
+        """Take up a ring; `persist` unless it came from this disk.
+
+        Raises CallerError, or StorageError once this incarnation has ended: whoever brings
+        a ring may have been on the way meanwhile, and nobody would end the links to its members.
+        """
         node = self._node
+        if node.ended or node.failure is not None:
+            raise StorageError(f"incarnation {node.incarnation.hex()} of this node has ended")
         me = ring.node_named(node.config.name)
         self.left = me is None and self._topology.ring is not None
         if me is None:

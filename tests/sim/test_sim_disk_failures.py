@@ -12,6 +12,7 @@ from dynamo_core.history_report import Report
 from dynamo_core.wire import Op
 from dynamo_node.config import BUFFERED
 from dynamo_node.node import Node
+from dynamo_node.opening import StorageError
 from dynamo_node.supervisor import OWN_LOCK_TRIES, PAUSE_S_MAX, STEADY_S
 
 SEEDS = range(6)
@@ -116,6 +117,32 @@ def test_a_disk_that_fails_under_a_new_ring_leaves_no_link_behind(seed: int) -> 
         play.until_settled()
         play.world.run_for(20.0)
         assert not dialled
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_ring_that_arrives_after_its_node_has_ended_begins_no_link(seed: int) -> None:
+    # Seed 200001385: a ring was on its way to a node whose disk failed then, and the incarnation
+    # that had ended took it up, with a new link to each member that it has otherwise. Nobody ends
+    # those: they dialled beside the living incarnation's, and the peer heard each of them once.
+    with played(seed, 4) as play:
+        failing, other = play.owners[:2]
+        before = failing.node
+        assert before is not None
+        failing.disk.temper.fails = True
+        play.put()
+        play.world.run_until(lambda: failing.node is not before, PATIENCE_S)
+        ended = list(before.topology.links.values())
+        ring = play.ring_of(play.world.machines, **{other.name.replace("-", "_"): "2"})
+        assert failing.process is not None
+        posted = failing.process.loop.create_task(before.rings.post(ring))
+        play.world.run_until(posted.done, PATIENCE_S)
+        assert isinstance(posted.exception(), StorageError)
+        failing.disk.temper.fails = False
+        _wait_ready(play, failing)
+        assert list(before.topology.links.values()) == ended
+        play.post(ring, *play.world.machines)
+        play.until_settled()
+        assert not play.judged().violations
 
 
 def _pages_lost_before_their_sync(seed: int) -> Report:
