@@ -2,19 +2,22 @@
 
 Jaeger is e2e/jaeger.yaml, with the image that JAEGER_IMAGE names; the operator and the nodes
 send their spans to it as docs/tracing.md and docs/operator.md say. Asserted is the tree that a
-person would look at: who is whose child, across processes.
+person would look at: who is whose child, across processes. Each is kept beside the report, as
+Jaeger's page opens it.
 """
 
 import json
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
 from e2e.conftest import Clusters, Tell
 from e2e.dynamo_cluster import NAME, Dynamo
+from e2e.evidence import folder
 from e2e.faults import Faults
 from e2e.kube import KIND_CLUSTER, ROOT, SYSTEM, Kubectl, command, until
 from e2e.report import Scenario
@@ -48,6 +51,7 @@ for method, path, body, headers in json.loads(sys.argv[1]):
 class Span(NamedTuple):
     """One span as Jaeger shows it; `at` is who sent it."""
 
+    trace: str
     id: str
     above: str
     name: str
@@ -72,6 +76,13 @@ class Jaeger:
         found = self._get(f"/traces/{trace_id}")
         return _spans(found[0]) if found else []
 
+    def keep(self, trace_id: str, name: str) -> None:
+        """Leave a trace beside the report, in the form that Jaeger's page takes as a file."""
+        into = folder() / "traces"
+        into.mkdir(parents=True, exist_ok=True)
+        found = {"data": self._get(f"/traces/{trace_id}")}
+        (into / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+
     def traces(self, service: str, operation: str, **tags: str) -> list[list[Span]]:
         """The newest traces that have such a span."""
         asked = {
@@ -94,6 +105,7 @@ def _spans(trace: dict[str, Any]) -> list[Span]:
         above = [r for r in span["references"] if r["refType"] == "CHILD_OF"]
         found.append(
             Span(
+                span["traceID"],
                 span["spanID"],
                 above[0]["spanID"] if above else "",
                 span["operationName"],
@@ -163,12 +175,20 @@ def test_requests_of_a_cluster_with_a_node_that_stands_still(
 ) -> None:
     tracing = {"endpoint": ENDPOINT, "sampleRatio": "1"}
     with clusters("traces", replicas=4, tracing=tracing) as dynamo:
-        faults, (still, asked, *_) = Faults(dynamo), sorted(dynamo.pods())
-        spans = _put_with_a_stand_in(dynamo, faults, jaeger, still, asked)
-        tell(f"a put with a stand-in\n{told(spans)}")
-        spans = _found(jaeger, "hint.deliver")
-        assert spans[0].links, "the delivery is linked to the write that left the hint"
-        tell(f"its hint\n{told(spans)}")
+        faults, (still, asked, *others) = Faults(dynamo), sorted(dynamo.pods())
+
+        def seen(what: str, spans: list[Span]) -> None:
+            tell(f"a {what}\n{told(spans)}")
+            jaeger.keep(spans[0].trace, what.replace(" ", "-"))
+
+        seen("put with a stand-in", _put_with_a_stand_in(dynamo, faults, jaeger, still, asked))
+        delivery = _found(jaeger, "hint.deliver")
+        assert delivery[0].links, "the delivery is linked to the write that left the hint"
+        seen("hint's delivery", delivery)
+        repair = _read_repair(dynamo, faults, jaeger, still, asked, others[-1])
+        assert repair[0].links, "the repair is linked to the read, and to what wrote the version"
+        assert _below(repair[0], "replica.write", repair), told(repair)
+        seen("read repair", repair)
 
 
 def _put_with_a_stand_in(
@@ -196,6 +216,33 @@ def _put_with_a_stand_in(
         until(whole, "its trace", pause_s=1.0)
     assert len({span.at for span in spans}) >= 3, told(spans)
     return spans
+
+
+def _read_repair(
+    dynamo: Dynamo, faults: Faults, jaeger: Jaeger, still: str, asked: str, keeper: str
+) -> list[Span]:
+    """The trace of a repair: `still` lacks what was written, and whoever keeps its hint stands
+    still by the time at which it runs again, so that a read is the first to notice."""
+    found: list[list[Span]] = []
+
+    def repaired() -> bool:
+        keys = [secrets.token_hex(4) for _ in range(40)]
+        puts: list[Request] = [("PUT", f"/kv/{key}?w=3", "v", {}) for key in keys]
+        gets: list[Request] = [("GET", f"/kv/{key}?r=2", "", {}) for key in keys]
+        with ExitStack() as later, ExitStack() as now:
+            now.enter_context(faults.paused_processes(still))
+            _asked(dynamo, asked, *puts)
+            later.enter_context(faults.paused_processes(keeper))
+            now.close()
+            _asked(dynamo, asked, *gets * 10)
+        try:
+            found[:] = [_found(jaeger, "read_repair", deadline_s=10.0)]
+        except AssertionError:
+            return False
+        return True
+
+    until(repaired, "a read repair", 240.0)
+    return found[0]
 
 
 def _coordinated(spans: list[Span]) -> list[Span]:
@@ -275,3 +322,4 @@ def test_a_whole_scale_up_is_one_trace(
     orphans = [span.name for span in spans if span.above and span.above not in _ids(spans)]
     assert not orphans, told(spans)
     tell(f"{len(spans)} spans of {len(passes)} passes\n{told(spans)}")
+    jaeger.keep(trace, "scale-up")
