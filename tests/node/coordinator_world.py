@@ -166,7 +166,8 @@ def coordinating(
     return Coordinator(config, cast(Any, FakeTopology(number, links)), cast(Any, replica))
 
 
-async def answer_of(coordinator: Coordinator, op: Op, timeout_ms: int = 200) -> Outcome:
+async def answer_of(coordinator: Coordinator, op: Op, timeout_ms: int = 4000) -> Outcome:
+    """`timeout_ms` is real: far more than a busy machine needs, unless a test waits for its end."""
     answers: list[Outcome] = []
     coordinator.operate(Operation(op, KEY, value=b"v"), timeout_ms, answers.append)
     async with asyncio.timeout(5):

@@ -80,7 +80,8 @@ async def test_a_write_whose_owner_leaves_the_ring_meanwhile_is_written() -> Non
 
 
 async def test_a_read_whose_owners_leave_the_ring_and_whose_record_is_damaged_is_answered() -> None:
-    outcome = await answer_of(coordinating(1, {2: FakeLink(None)}, FakeReplica()), Op.GET)
+    coordinator = coordinating(1, {2: FakeLink(None)}, FakeReplica())
+    outcome = await answer_of(coordinator, Op.GET, timeout_ms=200)
     assert outcome.kind == Kind.UNAVAILABLE
     assert outcome.got == 0
 

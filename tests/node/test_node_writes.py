@@ -154,7 +154,8 @@ async def test_what_is_held_now_without_the_write_is_no_answer_to_it() -> None:
     replica = _minting(objects.to_bytes(BESIDE))
     replica.held = objects.to_bytes(objects.put(objects.ABSENT, EMPTY, OLD))
     link = Reaped(5, lambda: replica.rounds.promise(0, 5))
-    outcome = await answer_of(coordinating(1, {2: link, 3: FakeLink(None)}, replica), Op.PUT)
+    coordinator = coordinating(1, {2: link, 3: FakeLink(None)}, replica)
+    outcome = await answer_of(coordinator, Op.PUT, timeout_ms=200)
     assert outcome.kind == Kind.UNAVAILABLE
     assert len(link.payloads) == 1
 

@@ -143,6 +143,19 @@ def test_a_second_signal_stops_at_once(cluster: Local) -> None:
     assert not any(node["pid"] for node in cluster.status()["nodes"])
 
 
+def test_signals_that_come_after_the_end_change_nothing(cluster: Local) -> None:
+    child = cluster.open()
+    eventually(lambda: "stop all nodes: Ctrl-C" in cluster.output())
+
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while child.poll() is None:
+        assert time.monotonic() < deadline
+        child.send_signal(signal.SIGTERM)
+        time.sleep(0.001)  # so often that some come at its very end
+    assert child.returncode == 0
+    assert "local is stopped; its data stays" in cluster.output()
+
+
 def test_a_busy_port_is_named_before_anything_starts(cluster: Local) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", cluster.port + 1001))

@@ -30,6 +30,7 @@ IDLE_SECONDS = 1.0
 PEEK_SECONDS = 0.2
 STUCK_SECONDS = 5.0  # after which a plan that doesn't change is looked at less often
 UP_SECONDS = 60.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class NotUp(DynamoError):
@@ -66,7 +67,7 @@ class Supervisor:
         Raises NotUp if it does not come up; its nodes are stopped then too.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
         self._enter()
         began = loop.time()
@@ -81,6 +82,9 @@ class Supervisor:
             await self._leave("")
         finally:
             await self._carrier.close()
+            # All is stopped. The end of the loop gives signals their first meaning back: one that
+            # comes late would make a death of a clean end.
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     # --- beginning and end -----------------------------------------------------------
 
