@@ -7,9 +7,6 @@ from tests.sim.loop import SimFailure
 
 from dynamo_core.history_report import Report
 
-UNREAD = "unread"
-"""Not a promise's letter: nobody can say any more what a key holds."""
-
 Scenario = Callable[[int], Report]
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -30,7 +27,6 @@ def accused(scenario: Scenario, seeds: Sequence[int], promises: set[str]) -> Non
         try:
             report = scenario(seed)
             found |= {violation.promise for violation in report.violations}
-            found |= {UNREAD} if report.unchecked else set()
         except SimFailure as error:  # it didn't even heal; the other seeds will tell
             failures.append(str(error))
         if promises <= found:
