@@ -27,6 +27,8 @@ class Faults:
         self._kubectl = dynamo.kubectl
         self._scenario = dynamo.scenario
         self.machines = Machines(dynamo.kubectl)
+        self.stopped: set[str] = set()
+        """Machines in which nothing runs just now: nothing can be done inside either."""
 
     def _pod(self, name: str) -> Any:
         return self._dynamo.pods()[name]
@@ -131,6 +133,8 @@ class Faults:
         with self._scenario.fault(what), ExitStack() as undo:
             for machine in machines:
                 undo.callback(self.machines.engine, back, machine)
+                undo.callback(self.stopped.discard, machine)
+                self.stopped.add(machine)
                 self.machines.engine(act, machine)
             yield
         for machine in machines:

@@ -69,10 +69,13 @@ def _lasting_fault(
 
 
 def _strike(faults: Faults, dynamo: Dynamo, chance: random.Random) -> None:
-    ready = [name for name, pod in sorted(dynamo.pods().items()) if pod["status"].get("podIP")]
+    pods = sorted(dynamo.pods().items())
+    ready = [name for name, pod in pods if pod["status"].get("podIP")]
     kind = chance.choice(["process", "pod", "operator", "scale"])
     if kind == "process":
-        faults.kill_processes(chance.choice(ready))
+        # Kubernetes takes a while to see that a machine stands still, and what is in it with it.
+        reached = [n for n in ready if machine_of(dynamo, n) not in faults.stopped]
+        faults.kill_processes(chance.choice(reached))
     elif kind == "pod":
         dynamo.kill_pods(chance.choice(ready))
     elif kind == "operator":
