@@ -184,7 +184,7 @@ def test_requests_of_a_cluster_with_a_node_that_stands_still(
         seen("put with a stand-in", _put_with_a_stand_in(dynamo, faults, jaeger, still, asked))
         delivery = _found(jaeger, "hint.deliver")
         assert delivery[0].links, "the delivery is linked to the write that left the hint"
-        seen("hint's delivery", delivery)
+        seen("delivery of its hint", delivery)
         repair = _read_repair(dynamo, faults, jaeger, still, asked, others[-1])
         assert repair[0].links, "the repair is linked to the read, and to what wrote the version"
         assert _below(repair[0], "replica.write", repair), told(repair)

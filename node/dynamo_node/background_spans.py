@@ -145,6 +145,7 @@ def transferred(node: "Node", progress: Progress) -> None:
         "dynamo.epoch": node.topology.name.epoch,
     }
     if progress.sealed_at:
-        seal = span.child("partition.seal", {"dynamo.peer": source}, began=progress.sealed_at)
+        sealed = node.tracing.exact(progress.sealed_at)
+        seal = span.child("partition.seal", {"dynamo.peer": source}, began=sealed)
         seal.end()
     span.end()

@@ -62,11 +62,6 @@ def boot_id() -> str:
         return ""
 
 
-def wall_ms() -> int:
-    """Milliseconds since the epoch, as this machine believes."""
-    return time.time_ns() // 1_000_000
-
-
 def free_bytes(config: Config) -> int:
     """What the node's filesystem can still take of it; raises OSError."""
     found = os.statvfs(config.data_dir)
@@ -111,13 +106,18 @@ class Outside:
     """One node's world; the defaults are the real one."""
 
     random_bytes: Callable[[int], bytes] = os.urandom
-    wall_ms: Callable[[], int] = wall_ms
+    wall_ns: Callable[[], int] = time.time_ns
+    """Nanoseconds since the epoch, as this machine believes."""
     stopwatch: Callable[[], float] = time.perf_counter
     boot_id: Callable[[], str] = boot_id
     open_store: Callable[[Config, bool], Store] = open_rocksdb
     free_bytes: Callable[[Config], int] = free_bytes
     size_bytes: Callable[[Config], int] = size_bytes
     look_up: "Callable[[str], asyncio.Future[list[str]]]" = look_up
+
+    def wall_ms(self) -> int:
+        """Milliseconds since the epoch, as this machine believes."""
+        return self.wall_ns() // 1_000_000
 
 
 REAL = Outside()

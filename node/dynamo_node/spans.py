@@ -1,6 +1,6 @@
 """Spans: what is being traced just now, before any of it goes to the SDK.
 
-Owns one span of this node and its children, with times of the loop's clock; and which
+Owns one span of this node and its children, with times of a stopwatch; and which
 traces wrote the versions that are about, so that whoever merges or delivers them can link
 to those. Nothing here knows the SDK: a request that isn't traced has no span at all.
 
@@ -50,7 +50,7 @@ def harmless(step: Callable[_P, _T]) -> Callable[_P, _T | None]:
 
 
 class Span:
-    """One span that has begun; `end` sends it. Times are the loop's, in seconds."""
+    """One span that has begun; `end` sends it. Times are those of `clock`, in seconds."""
 
     __slots__ = (
         "_children",

@@ -55,7 +55,8 @@ class Tracing:
         self._topology = topology or Topology()
         self._outside = outside
         self._loop = asyncio.get_running_loop()
-        self._clock = self._loop.time
+        # The loop's own clock goes by milliseconds, and stands still while a callback runs.
+        self._clock = outside.stopwatch
         self._pipeline: Pipeline | None = None
         self._budget = sampling.Budget()
         self._bound = 0
@@ -96,7 +97,7 @@ class Tracing:
             # The import takes a tenth of a second: others go on meanwhile.
             self._pipeline = await asyncio.to_thread(self._made, wanted, version)
             self._bits = random.Random(self._outside.random_bytes(32)).getrandbits  # noqa: S311
-            self._wall_s = self._outside.wall_ms() / 1000 - self._clock()
+            self._wall_s = self._wall_now()
         elif wanted != self._pipeline.tracing:
             await asyncio.to_thread(self._pipeline.change, wanted)
 
@@ -161,9 +162,11 @@ class Tracing:
         """A request has its answer; its replicas may still be awaited."""
         span = request.span
         if span is None:
-            now, failed = self._clock(), outcome.kind in FAILED
+            now, failed = self._loop.time(), outcome.kind in FAILED
             slow_s = self._config.timing.hedge_ms / 1000
-            if not (failed or now - request.began > slow_s) or not self._budget.take(now):
+            if not (failed or now - request.began > slow_s):
+                return
+            if not self._budget.take(self._clock()):
                 return
             # Its operation goes on untraced: a child that came now would know no beginning.
             span = self._late(request.trace, request.began, "failed" if failed else "slow")
@@ -186,10 +189,9 @@ class Tracing:
     ) -> None:
         """A request was answered before anything was done for it."""
         if span is None:
-            now = self._clock()
-            if outcome.kind not in FAILED or not self._budget.take(now):
+            if outcome.kind not in FAILED or not self._budget.take(self._clock()):
                 return
-            span = self._late(trace, now, "failed")
+            span = self._late(trace, self._loop.time(), "failed")
         self._end(span, operation, outcome, native)
 
     def _late(self, trace: bytes, began: float, why: str) -> Span:
@@ -208,8 +210,9 @@ class Tracing:
     def asking(
         self, root: Span, name: str, node: int, hint_for: int = 0, began: float | None = None
     ) -> Span:
-        """A child of `root` that ends with the answer of `node`."""
+        """A child of `root` that ends with the answer of `node`; `began`: the loop's time."""
         topology = self._topology
+        began = None if began is None else self.exact(began)
         said: dict[str, Any] = {"dynamo.replica": topology.host_name(node)}
         if hint_for:
             said["dynamo.hint_for"] = topology.host_name(hint_for)
@@ -265,7 +268,7 @@ class Tracing:
         """A trace of its own for background work, linked to what has caused it.
 
         None where it isn't traced: it is if one of its causes was, by the share, and
-        `anyway` as far as the rate allows.
+        `anyway` as far as the rate allows. `began`: the loop's time.
         """
         if not self.on:
             return None
@@ -292,6 +295,14 @@ class Tracing:
 
     # Spans
 
+    def exact(self, loop_s: float) -> float:
+        """That time of the loop's on the clock of spans, to some milliseconds."""
+        return loop_s + self._clock() - self._loop.time()
+
+    def _wall_now(self) -> float:
+        """What the wall clock is ahead of that of spans, in seconds."""
+        return self._outside.wall_ns() / 1e9 - self._clock()
+
     def _root(
         self,
         name: str,
@@ -313,7 +324,7 @@ class Tracing:
             self._clock,
             self._send,
             kind=kind,
-            began=began,
+            began=None if began is None else self.exact(began),
             attributes=attributes,
         )
 
@@ -322,7 +333,7 @@ class Tracing:
         pipeline = self._pipeline
         if pipeline is None:
             return
-        wall_s = self._outside.wall_ms() / 1000 - self._clock()
+        wall_s = self._wall_now()
         if abs(wall_s - self._wall_s) > CLOCK_STEP_S:
             self._wall_s = wall_s
         off_s = self._wall_s

@@ -122,6 +122,24 @@ def test_a_put_is_one_tree_from_its_coordinator_to_each_commit(
     assert "secret" not in everything, "neither keys nor values are in spans"
 
 
+def test_times_are_far_finer_than_milliseconds(traced: tuple[Cluster, Received]) -> None:
+    # The loop's clock goes by milliseconds: by it a write took either 0 or 1 of them.
+    cluster, received = traced
+    fractions: dict[str, set[int]] = {}
+    for at in range(8):
+        key = b"fine-%d" % at
+        first = owners(cluster, key)[0]
+        header, trace = fresh(1)
+        assert first.http("PUT", path_of(key), b"v", traceparent=header).status == 204
+        spans = tree(received, trace, "dynamo.put", "replica.write", "replica.write")
+        (root,) = [span for span in spans if span.name == "dynamo.put"]
+        asked = received.children(root)
+        assert all(root.start_ns <= span.start_ns < span.end_ns for span in asked)
+        here = fractions.setdefault(root.instance, set())
+        here.update(span.start_ns // 10_000 % 100 for span in [root, *asked])
+    assert max(map(len, fractions.values())) > 3
+
+
 def test_a_get_and_what_a_node_forwards(traced: tuple[Cluster, Received]) -> None:
     cluster, received = traced
     key = b"forwarded"

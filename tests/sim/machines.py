@@ -54,7 +54,7 @@ class Machine:
     def outside(self) -> Outside:
         return Outside(
             random_bytes=self.rng.randbytes,
-            wall_ms=lambda: WALL_START_MS + int(self.world.now * 1000) + self.skew_ms,
+            wall_ns=lambda: (WALL_START_MS + int(self.world.now * 1000) + self.skew_ms) * 1_000_000,
             stopwatch=lambda: self.world.now,
             boot_id=lambda: f"{self.name}-boot-{self.boots}",
             open_store=lambda config, create: SimStore(
