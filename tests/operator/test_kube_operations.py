@@ -40,9 +40,15 @@ def test_the_time_of_an_edit() -> None:
         {"time": "2024-01-01T00:00:00Z"},
         {"time": "2024-01-03T00:00:00Z", "subresource": "status"},
         {"time": "nonsense"},
-        {},
     ]
     made: dict[str, Any] = {"creationTimestamp": "2023-01-01T00:00:00Z", "managedFields": fields}
     assert edited_ns(made, 2) == 1_704_067_200_000_000_000
     assert edited_ns(made, 1) == 1_672_531_200_000_000_000
     assert edited_ns({}, 1) is edited_ns({}, 2) is None
+
+
+def test_an_edit_by_the_scale_subresource_has_no_time() -> None:
+    # As an API server tells it. The trace of such a scale-up began when the cluster was made.
+    applied = {"manager": "kubectl-client-side-apply", "time": "2024-01-01T00:00:00Z"}
+    scaled = {"manager": "kubectl", "operation": "Update", "subresource": "scale"}
+    assert edited_ns({"managedFields": [scaled, applied]}, 2) is None

@@ -55,14 +55,16 @@ def read_operation(status: Mapping[str, Any]) -> Operation | None:
 
 
 def edited_ns(metadata: Mapping[str, Any], generation: int) -> int | None:
-    """When somebody last wrote what isn't status, by the API server's clock, in its seconds."""
-    times = [
-        one.get("time")
-        for one in metadata.get("managedFields") or []
-        if one.get("subresource") != "status"
-    ]
+    """When somebody last wrote what isn't status, by the API server's clock, in its seconds.
+
+    None if it isn't known: what `kubectl scale` writes has no time, and may be the last.
+    """
+    fields = metadata.get("managedFields") or []
+    times = [one.get("time") for one in fields if one.get("subresource") != "status"]
     if generation == 1:
         times = [metadata.get("creationTimestamp")]
+    elif None in times:
+        return None
     found = []
     for told in times:
         try:
