@@ -274,10 +274,16 @@ class NodeLoop(asyncio.AbstractEventLoop):
         """The run is over: unwind what was cut off, while nothing can come of it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # what was never begun
-            for task in list(self._tasks.values()):
-                with suppress(BaseException):
-                    task.get_coro().close()  # type: ignore[union-attr]
-        self._tasks.clear()
+            # What cleans up behind itself may begin tasks. Without a loop that runs they would
+            # be those of the thread's own, which keeps them, and all of this world, for ever.
+            _set_running_loop(self)
+            try:
+                while self._tasks:
+                    _, task = self._tasks.popitem()
+                    with suppress(BaseException):
+                        task.get_coro().close()  # type: ignore[union-attr]
+            finally:
+                _set_running_loop(None)
 
     def stall(self) -> None:
         """Nothing of it runs until `go_on`."""
