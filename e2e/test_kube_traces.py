@@ -28,6 +28,8 @@ TRACING = "tracing"
 CALLER = "00f067aa0ba902b7"
 """The span of whoever sends a request."""
 ENDPOINT = f"http://jaeger.{TRACING}:4317"
+EDIT_SEEN_S = 5.0
+"""Within this an operator that runs has begun its first pass after an edit."""
 IMAGE_DEFAULT = "jaegertracing/jaeger:2.11.0"
 IMAGE = os.environ.get("JAEGER_IMAGE", IMAGE_DEFAULT)
 
@@ -58,6 +60,8 @@ class Span(NamedTuple):
     at: str
     tags: dict[str, Any]
     links: int
+    began_s: float
+    """Of the clock of who sent it."""
 
 
 class Jaeger:
@@ -112,6 +116,7 @@ def _spans(trace: dict[str, Any]) -> list[Span]:
                 at[span["processID"]],
                 {tag["key"]: tag["value"] for tag in span["tags"]},
                 len(span["references"]) - len(above),
+                span["startTime"] / 1e6,
             )
         )
     return found
@@ -310,6 +315,8 @@ def test_a_whole_scale_up_is_one_trace(
     assert root.tags["dynamo.cluster"] == NAME
     passes = [span for span in children(root, spans) if span.name == "reconcile"]
     assert len(passes) > 1, told(spans)
+    first = min(span.began_s for span in passes)
+    assert first - EDIT_SEEN_S < root.began_s <= first, "it begins with the edit"
     names = {span.name for span in spans}
     assert {
         "observe",
