@@ -87,12 +87,11 @@ class Jaeger:
         found = {"data": self._get(f"/traces/{trace_id}")}
         (into / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
 
-    def traces(self, service: str, operation: str, **tags: str) -> list[list[Span]]:
+    def traces(self, service: str, operation: str) -> list[list[Span]]:
         """The newest traces that have such a span."""
         asked = {
             "service": service,
             "operation": operation,
-            "tags": json.dumps(tags),
             "limit": "20",
             "lookback": "1h",
         }
@@ -187,7 +186,7 @@ def test_requests_of_a_cluster_with_a_node_that_stands_still(
             jaeger.keep(spans[0].trace, what.replace(" ", "-"))
 
         seen("put with a stand-in", _put_with_a_stand_in(dynamo, faults, jaeger, still, asked))
-        delivery = _found(jaeger, "hint.deliver")
+        delivery = _found(jaeger, "hint.deliver", still)
         assert delivery[0].links, "the delivery is linked to the write that left the hint"
         seen("delivery of its hint", delivery)
         repair = _read_repair(dynamo, faults, jaeger, still, asked, others[-1])
@@ -241,7 +240,7 @@ def _read_repair(
             now.close()
             _asked(dynamo, asked, *gets * 10)
         try:
-            found[:] = [_found(jaeger, "read_repair", deadline_s=10.0)]
+            found[:] = [_found(jaeger, "read_repair", still, deadline_s=10.0)]
         except AssertionError:
             return False
         return True
@@ -270,18 +269,18 @@ def _ids(spans: list[Span]) -> set[str]:
     return {span.id for span in spans}
 
 
-def _found(jaeger: Jaeger, operation: str, deadline_s: float = 60.0, **tags: str) -> list[Span]:
-    """The newest trace with such a span of a node, that span first."""
+def _found(jaeger: Jaeger, operation: str, reached: str, deadline_s: float = 60.0) -> list[Span]:
+    """A trace with such a span of a node, that span first, and what the node `reached` did."""
     found: list[Span] = []
 
     def there() -> bool:
-        for spans in jaeger.traces("dynamo-node", operation, **tags):
-            (first, *_) = [span for span in spans if span.name == operation]
-            found[:] = [first, *(span for span in spans if span is not first)]
-            return True
+        for spans in jaeger.traces("dynamo-node", operation):
+            if any(span.at == reached for span in spans):
+                found[:] = sorted(spans, key=lambda span: span.name != operation)
+                return True
         return False
 
-    until(there, f"a trace with {operation}", deadline_s, pause_s=1.0)
+    until(there, f"a trace with {operation} at {reached}", deadline_s, pause_s=1.0)
     return found
 
 
