@@ -136,7 +136,10 @@ def _started(pid: int) -> str:
         return ""
     # The second field is the program's name in brackets and may hold anything.
     rest = stat[stat.rfind(")") + 2 :].split()
-    if rest[0] in "ZXx":
+    # The first thread is a zombie as soon as it ends itself; as long as others haven't, what the
+    # process has open stays so, its ports among it.
+    threads = int(rest[17])
+    if rest[0] in "Xx" or (rest[0] == "Z" and threads <= 1):
         return ""
     return f"{_boot()}:{rest[19]}"
 
