@@ -186,14 +186,19 @@ async def test_a_quiet_cluster_is_quiet() -> None:
         assert len(await scene.spans()) == before
 
 
+async def until_moves_stand_still(play: Play) -> None:
+    """A scale-up has come to its moves, and nothing moves."""
+    play.apply(replicas=3)
+    await play.until_settled()
+    play.speed = 0
+    play.edit({"replicas": 4})
+    await play.until(lambda: "have moved" in play.status.get("operation", {}).get("step", ""))
+
+
 async def test_passes_that_only_wait_are_left_out() -> None:
     async with traced() as scene:
         play = scene.play
-        play.apply(replicas=3)
-        await play.until_settled()
-        play.speed = 0
-        play.edit({"replicas": 4})
-        await play.until(lambda: "have moved" in play.status.get("operation", {}).get("step", ""))
+        await until_moves_stand_still(play)
         before = len(await scene.spans())
         for _ in range(5):
             await play.turn()
@@ -213,11 +218,7 @@ async def test_passes_that_wait_for_what_stands_still_are_left_out() -> None:
     """The status says behind the step what stands still: that is no other step."""
     async with traced() as scene:
         play = scene.play
-        play.apply(replicas=3)
-        await play.until_settled()
-        play.speed = 0
-        play.edit({"replicas": 4})
-        await play.until(lambda: "have moved" in play.status.get("operation", {}).get("step", ""))
+        await until_moves_stand_still(play)
         still = {"bytes_done": 1, "bytes_total": 9, "bytes_per_second": 0, "stalled": "it is busy"}
         name = "cart-default-3"
         play.nodes[name].transfers = [{"from": "cart-default-0", "to": name, **still}]

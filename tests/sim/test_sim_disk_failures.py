@@ -9,6 +9,7 @@ from tests.sim.world import Machine
 
 from dynamo_core.handshake import Identity
 from dynamo_core.history_report import Report
+from dynamo_core.ring import Ring
 from dynamo_core.wire import Op
 from dynamo_node.config import BUFFERED
 from dynamo_node.node import Node
@@ -89,15 +90,21 @@ def test_a_process_that_does_not_let_go_of_its_store_ends_and_another_opens_it()
         assert not play.judged().violations
 
 
+def _before_its_disk_fails(play: Play) -> tuple[Machine, Node, Ring]:
+    """A machine, its node, and the next ring, which has another member otherwise."""
+    failing, other = play.owners[:2]
+    assert failing.node is not None
+    ring = play.ring_of(play.world.machines, **{other.name.replace("-", "_"): "2"})
+    return failing, failing.node, ring
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_disk_that_fails_under_a_new_ring_leaves_no_link_behind(seed: int) -> None:
     # Seed 170000939: the links to members that the ring had otherwise were ended only after
     # it was fsynced. Each went on dialling for a dead incarnation, beside the living one's. To a
     # peer that was started since, either is the newer one: both were cut off, again and again.
     with played(seed, 4) as play:
-        failing, other = play.owners[:2]
-        before = failing.node
-        assert before is not None
+        failing, before, ring = _before_its_disk_fails(play)
         dialled: list[Identity] = []
 
         def asked(identity: Callable[[], Identity]) -> Identity:
@@ -107,7 +114,6 @@ def test_a_disk_that_fails_under_a_new_ring_leaves_no_link_behind(seed: int) -> 
         for link in before.topology.links.values():
             link.identity = partial(asked, link.identity)
         failing.disk.temper.fails = True
-        ring = play.ring_of(play.world.machines, **{other.name.replace("-", "_"): "2"})
         assert "I/O error" in str(play.post(ring, failing))
         play.world.run_until(lambda: failing.node is not before, PATIENCE_S)
         failing.disk.temper.fails = False
@@ -125,14 +131,11 @@ def test_a_ring_that_arrives_after_its_node_has_ended_begins_no_link(seed: int) 
     # that had ended took it up, with a new link to each member that it has otherwise. Nobody ends
     # those: they dialled beside the living incarnation's, and the peer heard each of them once.
     with played(seed, 4) as play:
-        failing, other = play.owners[:2]
-        before = failing.node
-        assert before is not None
+        failing, before, ring = _before_its_disk_fails(play)
         failing.disk.temper.fails = True
         play.put()
         play.world.run_until(lambda: failing.node is not before, PATIENCE_S)
         ended = list(before.topology.links.values())
-        ring = play.ring_of(play.world.machines, **{other.name.replace("-", "_"): "2"})
         assert failing.process is not None
         posted = failing.process.loop.create_task(before.rings.post(ring))
         play.world.run_until(posted.done, PATIENCE_S)
